@@ -1,0 +1,28 @@
+"""Install cyborg; every name, version and requirement is read from settings.ini."""
+
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(here / "settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+
+setup(
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=f">={settings['min_python']}",
+    packages=[settings["lib_path"]],
+    install_requires=settings["requirements"].split(),
+    extras_require={
+        "dev": settings["dev_requirements"].split(),
+        "weights": settings["weights_requirements"].split(),
+    },
+    entry_points={"console_scripts": shlex.split(settings["console_scripts"])},
+)
