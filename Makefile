@@ -1,0 +1,92 @@
+# Every path is relative to this folder, whose own name may hold spaces.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help venv install train test lint clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+CHECK := $(PY) -c 'from cyborg.launch import check_command; check_command()'
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo 'make train   install what is missing, write the demo set, train classical and CYBORG on it'
+	@echo 'make test    install what is missing, run all tests, every notebook among them'
+	@echo 'make lint    check notebooks, tests and scripts with ruff'
+	@echo 'make venv    make $(VENV), or renew it when settings.ini or setup.py has changed'
+	@echo 'make clean   remove caches and build leftovers; $(VENV), data/ and runs/ stay'
+	@echo
+	@echo 'Python 3.10, 3.11 or 3.12 is looked for; make PYTHON=/path/to/python3.12 ... names one.'
+
+# The stamp says where and from what the environment was made. A copied one would go on importing the
+# code of the folder it was copied from, so that is made anew.
+venv:
+	@if [ -f $(VENV)/stamp ] && [ "$$(head -n 1 $(VENV)/stamp)" != "$$(pwd -P)" ]; then \
+	    echo '$(VENV) was made in another folder: making it anew'; rm -rf $(VENV); \
+	fi
+	@$(MAKE) --no-print-directory $(PY)
+	@stamp="$$(pwd -P; cat settings.ini setup.py | cksum)"; \
+	if [ "$$stamp" != "$$(cat $(VENV)/stamp 2>/dev/null)" ]; then \
+	    $(MAKE) --no-print-directory install && echo "$$stamp" > $(VENV)/stamp; \
+	fi
+	@$(CHECK) 2>/dev/null || { \
+	    echo 'repairing the papermill command of $(VENV), which is not the project'"'"'s'; \
+	    $(PY) -m pip install --quiet --force-reinstall --no-deps -e . && $(CHECK); }
+
+$(PY):
+	@for python in $(or $(PYTHON),python3 python3.12 python3.11 python3.10); do \
+	    if $$python -c '$(FITS)' 2>/dev/null; then \
+	        echo "making $(VENV) with $$python, $$($$python --version)"; \
+	        exec $$python -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo 'cyborg needs Python 3.10, 3.11 or 3.12 with its venv module. None of these is one:' >&2; \
+	for python in $(or $(PYTHON),python3 python3.12 python3.11 python3.10); do \
+	    echo "  $$python: $$($$python -c 'import sys; print(sys.version.split()[0]); import ensurepip, venv' 2>&1 \
+	        | tail -n 1)" >&2; \
+	done; \
+	echo 'Debian and Ubuntu: apt-get install python3-venv. Or: make PYTHON=/path/to/python3.12' >&2; \
+	exit 1
+
+install:
+	@echo 'installing cyborg and what it needs; the log is $(VENV)/install.log'
+	@$(PY) -m pip install --quiet --upgrade pip
+	@set -o pipefail; \
+	$(PY) -m pip install --progress-bar off -e '.[dev,weights]' 2>&1 | tee $(VENV)/install.log \
+	    | $(PY) -c "$$PROGRESS" || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
+
+# pip in one line: at a terminal it is rewritten, elsewhere the few that matter are kept.
+define PROGRESS
+import sys, time
+start, files, end = time.monotonic(), 0, "\n"
+for line in map(str.strip, sys.stdin):
+    files += line.startswith(("Downloading ", "Using cached ", "Processing "))
+    unpacking = line.startswith("Installing collected packages")
+    if unpacking:
+        line = f"unpacking {line.count(',') + 1} packages, which takes a few minutes when torch is among them"
+    if sys.stdout.isatty():
+        end = "\r"
+    elif not unpacking and not line.startswith(("ERROR", "WARNING")):
+        continue
+    text = f"[{time.monotonic() - start:4.0f} s, {files} files] {line}"[:110]
+    print(f"\x1b[K{text}" if end == "\r" else text, end=end, flush=True)
+print(f"[{time.monotonic() - start:4.0f} s, {files} files] pip has finished" + " " * 60)
+endef
+export PROGRESS
+
+train: venv
+	$(PY) -c 'from cyborg.demo import make_demo; make_demo()'
+	$(VENV)/bin/papermill nbs/train.ipynb runs/demo-classical/report.ipynb -p alpha 1.0
+	$(VENV)/bin/papermill nbs/train.ipynb runs/demo-cyborg/report.ipynb -p alpha 0.5
+
+test: venv
+	@$(PY) -m pytest tests -n logical --maxprocesses 8 --dist worksteal
+
+lint: venv
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache _proc
+	find nbs tests cyborg experiments benchmarks -depth \
+	    \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
