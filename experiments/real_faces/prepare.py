@@ -85,7 +85,7 @@ COUNTERPARTS = {  # synthetic source -> the authentic sources it is compared wit
     "unlabelled_a_roeishc": "ffhq_roeishc",
     "unlabelled_b_roeishc": "celebahq_roeishc|ffhq_roeishc",
 }
-APART = ("cyborg_repo",)  # ten images, cut closer than all others: reported, not averaged
+APART = ("cyborg_repo",)  # ten images of unnamed generators: reported, not averaged
 
 
 # --- reading ---------------------------------------------------------------------------------
