@@ -1,0 +1,729 @@
+"""The manifest under bad input: what is refused, what only warns, and what the messages say."""
+
+import hashlib
+import itertools
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import cyborg
+from cyborg import manifest as module
+from cyborg.manifest import (
+    CLASSES,
+    COLUMNS,
+    SPLITS,
+    Manifest,
+    ManifestError,
+    atomic_path,
+    audit,
+    content_hash,
+    data_root,
+    group_split,
+    over_files,
+    read_folders,
+    read_manifest,
+    read_released,
+    runs_root,
+    safe_path,
+    validate,
+    write_manifest,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_roots(monkeypatch):
+    for name in ("CYBORG_DATA", "CYBORG_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Five images with maps of each class in each split, alike in kind, different in bytes."""
+    rows = []
+    for i, (split, label, _) in enumerate(itertools.product(SPLITS, CLASSES, range(5))):
+        rows.append([f"{split}/{i}.png", label, "toy", split, f"maps/{i}.png", f"{i:04d}"])
+        for name in (rows[-1][0], rows[-1][4]):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            Image.new("L", (4, 4), i).save(tmp_path / name)
+    return Manifest(pd.DataFrame(rows, columns=COLUMNS), tmp_path)
+
+
+def changed(manifest, row, **values):
+    table = manifest.table.copy()
+    for name, value in values.items():
+        table.loc[row, name] = value
+    return Manifest(table, manifest.root, manifest.classes)
+
+
+def checks(findings):
+    return {finding.check: finding.count for finding in findings}
+
+
+# ---- files and folders
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "./",
+        "..",
+        "../a",
+        "a/..",
+        "a/../b",
+        "a/.. /b",
+        "a/.../b",
+        "/a",
+        "//a/b",
+        "\\a",
+        "a\\..\\b",
+    ]
+    + ["C:a", "c:/a", "..\\a", "a\0b", "\\\\host\\a"],
+)
+def test_unsafe_names_are_refused(name):
+    with pytest.raises(ManifestError, match="wanted one relative to"):
+        safe_path("/data", name)
+    row = ["a.png", "authentic", "s", "train", "a_map.png", ""]
+    for column in (0, 4) if name else (0,):  # an empty map is none
+        table = pd.DataFrame([[*row[:column], name, *row[column + 1 :]]], columns=COLUMNS)
+        (found,) = module._lexical_findings(Manifest(table, "/data"))
+        assert (found.check, found.refuse, found.count) == ("unsafe path", True, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a/b.png", "./a", "a//b", "..a", "a..", ".hidden/a", "a b/ü.png", "12:30.png"]
+)
+def test_odd_but_safe_names_stay_below_the_root(name):
+    path = safe_path("/data", name)
+    assert os.path.normpath(path).startswith("/data/")
+
+
+def test_linked_folders_below_the_root_are_allowed(small, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("disk")
+    (small.root / "train").rename(elsewhere / "train")
+    (small.root / "train").symlink_to(elsewhere / "train")
+    assert validate(small) == []
+
+
+def test_atomic_path_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # where a full network disk often tells
+    with pytest.raises(OSError, match="No space left"), atomic_path(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_atomic_path_survives_ctrl_c_and_keeps_the_suffix(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "new/a.npz") as temporary:
+        assert temporary.suffix == ".npz" and temporary.name.startswith(".")
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_two_writers_never_share_a_temporary_file(tmp_path):
+    with atomic_path(tmp_path / "a") as one, atomic_path(tmp_path / "a") as two:
+        assert one != two
+        one.write_text("1")
+        two.write_text("2")
+    assert (tmp_path / "a").read_text() == "1"  # the outer block ends last
+
+
+def test_atomic_path_where_nothing_was_written(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        pass
+
+
+def test_atomic_path_of_a_very_long_name(tmp_path):
+    with atomic_path(tmp_path / ("x" * 250 + ".csv")) as temporary:
+        temporary.write_text("1")
+
+
+def test_roots(tmp_path, monkeypatch):
+    checkout = Path(cyborg.__file__).resolve().parent.parent
+    assert data_root() == (
+        checkout / "data" if (checkout / "settings.ini").is_file() else Path("data").resolve()
+    )
+    monkeypatch.setattr(cyborg, "__file__", str(tmp_path / "site/cyborg/__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    assert runs_root() == tmp_path.resolve() / "runs"
+    monkeypatch.setenv("CYBORG_RUNS", "")
+    assert runs_root() == tmp_path.resolve() / "runs"
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "env"))
+    assert data_root() == tmp_path.resolve() / "env"
+    assert data_root("arg") == tmp_path.resolve() / "arg"
+
+
+def test_content_hash_of_more_than_one_piece(tmp_path):
+    data = random.Random(0).randbytes((1 << 20) + 5)
+    (tmp_path / "a").write_bytes(data)
+    assert content_hash(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_over_files_keeps_the_order():
+    names = [str(i) for i in range(2000)]
+    assert over_files(int, names, "numbers") == list(range(2000))
+    assert over_files(int, [], "nothing") == []
+
+
+def test_import_is_light():
+    code = "import sys; import cyborg.manifest; print('torch' in sys.modules, 'cv2' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False"] * 2
+
+
+# ---- reading and writing
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_round_trip(small, tmp_path, suffix):
+    small = Manifest(small.table.assign(note='a "b", c\n'), small.root)
+    small = changed(small, 0, subject="0012", map="", source="NA")
+    path = write_manifest(small, tmp_path / f"out/manifest{suffix}")
+    again = read_manifest(path, root=small.root)
+    pd.testing.assert_frame_equal(again.table, small.table)
+    assert again.digest == small.digest
+    assert again.table.loc[0, ["subject", "map", "source"]].tolist() == ["0012", "", "NA"]
+
+
+def test_parquet_with_numbers_nulls_and_categories_reads_as_text(small, tmp_path):
+    table = small.table.assign(
+        subject=range(30), map=None, label=small.table["label"].astype("category")
+    )
+    table.to_parquet(tmp_path / "m.parquet")
+    manifest = read_manifest(tmp_path / "m.parquet")
+    assert manifest.table["subject"].tolist() == [str(i) for i in range(30)]
+    assert set(manifest.table["map"]) == {""}
+    assert all(isinstance(value, str) for value in manifest.table.to_numpy().ravel())
+    assert np.array_equal(manifest.labels, small.labels)
+
+
+def test_root_is_argument_then_environment_then_folder(small, tmp_path, monkeypatch):
+    path = write_manifest(small, tmp_path / "lists/m.csv")
+    assert read_manifest(path).root == (tmp_path / "lists").resolve()
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path))
+    assert read_manifest(path).root == tmp_path.resolve()
+    assert read_manifest(path, root=tmp_path / "x").root == tmp_path.resolve() / "x"
+
+
+HEADER = ",".join(COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "m.csv is empty"),
+        (HEADER.encode(), "m.csv has no rows"),
+        (b"image,label,source,split,map\na,b,c,d,e\n", "lacks the column 'subject'; wanted"),
+        (b"Image,label,source,split,map,subject\n1,2,3,4,5,6\n", "'image' .did you mean 'Image'"),
+        (b"image;label;source;split;map;subject\n", "no rows|lacks the column"),
+        ((HEADER + "a,authentic,s,train,,,9\n").encode(), "more fields than its header"),
+        ((HEADER + "a,authentic,s,train,,\nb,authentic,s,train,,,9\n").encode(), "line 3"),
+        ((HEADER + "\xe4,authentic,s,train,,\n").encode("latin-1"), "no readable .csv"),
+        ((HEADER + "a,authentic,s,train\n").encode() + b"\x00\xff", "no readable .csv"),
+        ((HEADER + "a,authentic,s,trian,,\n").encode(), "'trian' in 1 .did you mean 'train'"),
+        ((HEADER + "a,athentic,s,train,,\n").encode(), "'athentic' in 1 .did you mean 'authentic'"),
+        ((HEADER + "../a,authentic,s,train,,\n").encode(), "'../a' climbs out"),
+        ((HEADER + "a,authentic,s,train,/m,\n").encode(), "'/m' is absolute"),
+        ((HEADER + "a,authentic,,train,,\n").encode(), "no source: 1 images: a"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    (tmp_path / "m.csv").write_bytes(text)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_all_faults_of_the_letters_come_at_once(tmp_path):
+    (tmp_path / "m.csv").write_text(HEADER + "../a,athentic,,trian,,\n")
+    with pytest.raises(ManifestError, match=r"4 reason\(s\)") as caught:
+        read_manifest(tmp_path / "m.csv")
+    assert len(caught.value.findings) == 4
+
+
+def test_other_bad_files(tmp_path):
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ManifestError, match="m.parquet is no readable"):
+        read_manifest(tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="must end in .csv or .parquet"):
+        read_manifest(tmp_path / "m.xlsx")
+    with pytest.raises(FileNotFoundError, match="none.csv"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def test_byte_order_mark_and_short_rows(tmp_path):
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + (HEADER + "a,authentic,s,train\n").encode())
+    assert read_manifest(tmp_path / "m.csv").table.loc[0].tolist() == [
+        "a",
+        "authentic",
+        "s",
+        "train",
+        "",
+        "",
+    ]
+
+
+def test_writing_elsewhere_than_csv_or_parquet_is_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="must end in .csv or .parquet"):
+        write_manifest(small, tmp_path / "m.txt")
+
+
+def test_digest_depends_on_every_cell_but_not_on_the_root(small):
+    digests = {changed(small, 3, **{name: "x"}).digest for name in COLUMNS} | {small.digest}
+    assert len(digests) == len(COLUMNS) + 1
+    assert Manifest(small.table, "/else").digest == small.digest
+    assert Manifest(small.table[::-1], small.root).digest != small.digest
+
+
+def test_digest_is_the_same_on_every_machine():
+    row = ["a.png", "authentic", "s", "train", "", "0012"]
+    text = 'authentic\nsynthetic\n"image","label","source","split","map","subject"\n'
+    text += ",".join(f'"{value}"' for value in row) + "\n"
+    manifest = Manifest(pd.DataFrame([row], columns=COLUMNS), "/data")
+    assert manifest.digest == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("classes", ["synthetic", ("a", "a"), ("a", "")])
+def test_bad_classes(small, classes):
+    with pytest.raises(ValueError, match="classes must be different names"):
+        Manifest(small.table, small.root, classes)
+
+
+# ---- audit
+
+
+def test_a_clean_manifest_has_no_finding(small):
+    assert audit(small) == [] == validate(small)
+
+
+def test_every_fault_in_one_error_with_counts(small):
+    table = small.table.copy()
+    table.loc[0, "image"] = "train/none.png"
+    table.loc[1, "map"] = "maps/none.png"
+    table.loc[2, "label"] = "sythetic"
+    table.loc[3, "image"] = "../3.png"
+    table.loc[4, "image"] = "./train//5.png"  # row 5 names it too
+    table.loc[table["split"] == "test", "split"] = "val"
+    (small.root / "val/10.png").write_bytes((small.root / "train/6.png").read_bytes())
+    table.loc[11, "subject"] = "0007"
+    broken = Manifest(table, small.root, CLASSES)
+    with pytest.raises(ManifestError) as caught:
+        validate(broken)
+    assert checks(f for f in caught.value.findings if f.refuse) == {
+        "unknown label": 1,
+        "unsafe path": 1,
+        "duplicate row": 1,
+        "empty split": 1,
+        "missing image": 1,
+        "missing map": 1,
+        "shared image": 1,
+    }
+    assert checks(f for f in caught.value.findings if not f.refuse)["shared subject"] == 1
+    message = str(caught.value)
+    assert message.count("\n- ") == 7 and "shared subject" not in message
+    assert "train/6.png = val/10.png" in message and "train/none.png" in message
+    assert "maps/none.png" in message and "'../3.png' climbs out" in message
+
+
+def test_empty_manifest(small):
+    nothing = Manifest(small.table[:0], small.root)
+    with pytest.raises(ManifestError, match="no rows: the manifest is empty"):
+        validate(nothing)
+    assert nothing.labels.shape == (0,)
+
+
+def test_needed_splits(small):
+    part = Manifest(small.table[small.table["split"] != "test"], small.root)
+    with pytest.raises(ManifestError, match="empty split: 1 splits without images: test"):
+        validate(part)
+    assert validate(part, needed=("train", "val")) == []
+
+
+def test_a_class_missing_from_one_split(small):
+    table = small.table[(small.table["split"] != "val") | (small.table["label"] == "authentic")]
+    with pytest.raises(
+        ManifestError, match="empty class: 1 classes without images: synthetic in val"
+    ):
+        validate(Manifest(table, small.root))
+
+
+def test_one_class_only(small):
+    with pytest.raises(ManifestError, match="wanted two or more: face"):
+        validate(Manifest(small.table.assign(label="face"), small.root))
+
+
+def test_classes_that_differ_in_case_only(small):
+    twins = Manifest(small.table.assign(label=["Cat", "cat ", "dog"] * 10), small.root)
+    assert checks(audit(twins, hashes=False))["unknown label"] == 2
+
+
+def test_same_bytes_within_a_split_are_no_leak(small):
+    (small.root / "train/1.png").write_bytes((small.root / "train/0.png").read_bytes())
+    assert validate(small) == []
+
+
+def test_same_size_other_middle_is_no_leak(small):
+    for name, middle in (("train/0.png", b"1"), ("val/10.png", b"2")):
+        (small.root / name).write_bytes(b"x" * 9000 + middle + b"x" * 9000)
+    assert "shared image" not in checks(audit(small))
+    (small.root / "val/10.png").write_bytes((small.root / "train/0.png").read_bytes())
+    assert checks(audit(small))["shared image"] == 1
+
+
+def test_only_possible_copies_are_read_whole(small, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        module, "content_hash", lambda path: read.append(path) or content_hash(path)
+    )
+    (small.root / "val/10.png").write_bytes((small.root / "train/0.png").read_bytes())
+    audit(small)
+    assert sorted(Path(path).name for path in read) == ["0.png", "10.png"]
+
+
+def test_audit_without_hashes_opens_nothing(small, monkeypatch):
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    assert audit(small, hashes=False) == []
+
+
+def test_leaks_agree_with_a_literal_comparison(small):
+    rng = np.random.default_rng(0)
+    for name in small.table["image"]:  # few different contents: many copies
+        (small.root / name).write_bytes(bytes([rng.integers(4)]) * int(rng.integers(1, 4)))
+    splits: dict[bytes, set] = {}
+    for name, split in small.table[["image", "split"]].to_numpy():
+        splits.setdefault((small.root / name).read_bytes(), set()).add(split)
+    assert checks(audit(small))["shared image"] == sum(len(names) > 1 for names in splits.values())
+
+
+def test_empty_files_warn_and_are_no_copies_of_each_other(small):
+    for name in ("train/0.png", "val/10.png", "maps/3.png"):
+        (small.root / name).write_bytes(b"")
+    assert checks(validate(small)) == {"empty image": 2, "empty map": 1}
+
+
+def test_a_folder_is_no_image(small):
+    (small.root / "train/0.png").unlink()
+    (small.root / "train/0.png").mkdir()
+    assert checks(audit(small)) == {"missing image": 1}
+
+
+def test_files_that_cannot_be_opened(small, monkeypatch):
+    (small.root / "val/10.png").write_bytes((small.root / "train/0.png").read_bytes())
+    honest = Path.open
+
+    def locked(path, *rest, **options):
+        if path.name == "10.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", locked)
+    assert checks(audit(small))["unreadable image"] == 1
+
+
+def test_the_root_that_was_meant_is_offered(small, tmp_path):
+    good = tmp_path / "disk/good"
+    for name in small.table["image"]:
+        (good / name).parent.mkdir(parents=True, exist_ok=True)
+        (small.root / name).rename(good / name)
+    (tmp_path / "disk/bad/train").mkdir(parents=True)
+    (tmp_path / "disk/bad/train/0.png").touch()  # one file alone does not make a root
+    for root in (good / "train", good / "none", tmp_path / "disk"):
+        with pytest.raises(ManifestError, match=f"found under {good}: give that as root"):
+            validate(Manifest(small.table, root))
+
+
+def test_a_relative_root_is_made_absolute(small, monkeypatch):
+    monkeypatch.chdir(small.root)
+    relative = Manifest(small.table, ".")
+    monkeypatch.chdir("/")
+    assert validate(relative) == []
+
+
+def test_counterparts(small):
+    typo = Manifest(small.table.assign(counterpart="toy|tpy"), small.root)
+    with pytest.raises(
+        ManifestError, match="unknown counterpart: 10 rows.*'tpy' in 10 .did you mean 'toy'"
+    ):
+        validate(typo)
+    assert validate(Manifest(small.table.assign(counterpart="toy"), small.root)) == []
+
+
+# ---- file giveaways
+
+
+def literal_guess(trait, label):
+    """One file at a time: the class that most of the other files with its trait have."""
+    hits = {name: [] for name in sorted(set(label))}
+    for i, (own, truth) in enumerate(zip(trait, label, strict=True)):
+        rates = {}
+        for name in hits:
+            others = [t for j, t in enumerate(trait) if j != i and label[j] == name]
+            rates[name] = sum(t == own for t in others) / max(len(others), 1)
+        best = [name for name, rate in rates.items() if rate == max(rates.values())]
+        hits[truth].append((truth in best) / len(best))
+    return np.mean([np.mean(h) for h in hits.values()])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_guess_agrees_with_a_literal_one(seed):
+    rng = np.random.default_rng(seed)
+    label = [*"abc"[: 2 + seed % 2], *rng.choice([*"abc"[: 2 + seed % 2]], 30)]
+    trait = list(rng.choice([".png", ".jpg", ".bmp"], len(label)))
+    assert module._guess_from(pd.Series(trait), pd.Series(label)) == pytest.approx(
+        literal_guess(trait, label)
+    )
+
+
+def test_unrelated_traits_give_no_warning():
+    rng = np.random.default_rng(0)
+    rows = [
+        [f"{i}.{rng.choice(['png', 'jpg'])}", CLASSES[i % 2], "s", "val", "", ""]
+        for i in range(400)
+    ]
+    assert (
+        module._giveaway_findings(Manifest(pd.DataFrame(rows, columns=COLUMNS), "/x"), False) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "options"), [("format", {"format": "bmp"}), ("size", {}), ("mode", {})]
+)
+def test_kinds_of_file_that_tell_the_label(small, what, options):
+    for name in small.table.loc[small.table["label"] == "synthetic", "image"]:
+        image = Image.open(small.root / name).convert("RGB" if what == "mode" else "L")
+        image = image.resize((4, 5)) if what == "size" else image
+        image.save(small.root / name, **options)
+    (warning,) = validate(small)
+    assert warning.check == "file giveaway" and warning.count == 3
+    assert warning.examples[0] == f"test: {what} alone guesses 1.00 (chance 0.50)"
+
+
+# ---- group_split
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_group_split_keeps_groups_whole_and_fractions_close(seed):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {"subject": rng.integers(0, 300, 3000).astype(str), "image": np.arange(3000).astype(str)}
+    )
+    table["label"] = rng.choice(CLASSES, 3000, p=[0.8, 0.2])
+    split = group_split(table, {"train": 0.5, "val": 0.2, "test": 0.3}, seed=seed)
+    assert (split.groupby(table["subject"]).nunique() == 1).all()
+    shares = split.value_counts(normalize=True)
+    assert shares[["train", "val", "test"]].to_numpy() == pytest.approx([0.5, 0.2, 0.3], abs=0.02)
+
+
+def test_group_split_is_balanced_over_labels_and_blind_to_row_order():
+    table = pd.DataFrame({"subject": "", "image": np.arange(2000).astype(str), "label": CLASSES[0]})
+    table.loc[:99, "label"] = CLASSES[1]
+    split = group_split(table)
+    assert split[:100].value_counts().to_dict() == {"train": 70, "val": 15, "test": 15}
+    shuffled = table.sample(frac=1, random_state=1)
+    assert group_split(shuffled).sort_index().equals(split)
+
+
+def test_group_split_is_the_same_on_every_machine():
+    table = pd.DataFrame({"subject": [*"abcdefgh"], "image": [*"abcdefgh"], "label": "x"})
+    again = subprocess.check_output(
+        [
+            sys.executable,
+            "-c",
+            "import pandas as pd; from cyborg.manifest import group_split as g\n"
+            "t = [*'abcdefgh']; print(*g(pd.DataFrame({'subject': t, 'image': t, 'label': 'x'})))",
+        ],
+        text=True,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+    )
+    assert again.split() == group_split(table).tolist()
+
+
+def test_group_split_seeds_differ():
+    table = pd.DataFrame({"subject": "", "image": np.arange(100).astype(str), "label": "x"})
+    assert len({tuple(group_split(table, seed=seed)) for seed in range(10)}) == 10
+
+
+@pytest.mark.parametrize(
+    "fractions", [{"train": 1.2, "val": -0.2}, {"train": 0.5}, {"training": 1.0}]
+)
+def test_group_split_bad_fractions(fractions, small):
+    with pytest.raises(ValueError, match="fractions must be positive"):
+        group_split(small.table, fractions)
+
+
+# ---- folders
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_folders_without_splits_keep_nothing_twice(tmp_path):
+    touch(tmp_path, *[f"{label}/{i}.PNG" for label in ("cat", "dog", "0_x") for i in range(40)])
+    touch(tmp_path, "cat/._1.png", "cat/notes.txt", ".hidden/1.png", "cat/.thumbs/1.png")
+    manifest = read_folders(tmp_path)
+    assert len(manifest) == 120 and manifest.classes == ("0_x", "cat", "dog")
+    counts = manifest.table.groupby("label")["split"].value_counts().unstack()
+    assert counts[["train", "val", "test"]].to_numpy().tolist() == [[28, 6, 6]] * 3
+    assert manifest.table["image"].is_unique
+
+
+def test_folders_with_links(tmp_path, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    touch(disk, "a.png")
+    touch(tmp_path, "train/real/cam/b.png")
+    (tmp_path / "train/fake").symlink_to(disk)
+    (disk / "circle").symlink_to(tmp_path / "train")
+    (tmp_path / "train/real/cam/gone.png").symlink_to(disk / "gone.png")
+    names = read_folders(tmp_path).table["image"].tolist()
+    assert "train/fake/a.png" in names and len(names) < 9
+    assert "train/real/cam/gone.png" in names  # validate then says that it is missing
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["a.png"], ["train/a.png"], ["train/real/a.png", "other/real/a.png"]]
+)
+def test_folders_of_another_layout(tmp_path, names):
+    touch(tmp_path, *names)
+    with pytest.raises(ManifestError, match="must hold <split>/<label>/ or <label>/"):
+        read_folders(tmp_path)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(ManifestError, match="no folder"):
+        read_folders(tmp_path / "none")
+
+
+def test_maps_by_whole_name_never_by_base_name_of_another_split(tmp_path):
+    touch(
+        tmp_path,
+        "train/real/1.jpg",
+        "val/real/1.jpg",
+        "maps/train/real/1.png",
+        "maps/train/real/9.png",
+    )
+    for maps in ("maps", tmp_path / "maps"):
+        table = read_folders(tmp_path, maps=maps).table
+        assert table["map"].tolist() == ["maps/train/real/1.png", ""]
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        ("../x", "must lie below root"),
+        (".", "must lie below root"),
+        ("none", "there is no maps folder"),
+        ("other", "none of the 1 maps"),
+    ],
+)
+def test_bad_maps_folder(tmp_path, maps, message):
+    touch(tmp_path / "root", "train/real/1.jpg", "other/train/real/2.png")
+    with pytest.raises(ManifestError, match=message):
+        read_folders(tmp_path / "root", maps=maps)
+
+
+def test_two_maps_of_one_image(tmp_path):
+    touch(tmp_path, "train/real/1.jpg", "maps/train/real/1.png", "maps/train/real/1.bmp")
+    with pytest.raises(ManifestError, match="not told apart by maps/train/real/1.bmp"):
+        read_folders(tmp_path, maps="maps")
+
+
+# ---- released lists
+
+
+def test_released_with_live_spoof_and_saliency_column(tmp_path):
+    (tmp_path / "l.csv").write_text("Train,Live,/a/1.png,/maps/1.png\nTest,Spoof,/b/2.png,\n")
+    table = read_released(tmp_path / "l.csv", tmp_path).table
+    assert table["label"].tolist() == ["authentic", "synthetic"]
+    assert table["split"].tolist() == ["train", "val"]
+    assert table["map"].tolist() == ["maps/1.png", ""]
+    assert table["source"].tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="in its fourth column"):
+        read_released(tmp_path / "l.csv", tmp_path, maps="maps")
+
+
+def test_released_maps_by_base_name(tmp_path):
+    touch(tmp_path, "train/heatmaps/p1_3_real.png")
+    text = "train,Real,/train/original_data/0_real/p1_3_real.png\n"
+    (tmp_path / "l.csv").write_text(text + "test,Real,/val/0_real/04408d239.jpg\n")
+    table = read_released(tmp_path / "l.csv", tmp_path, maps="train/heatmaps").table
+    assert table["map"].tolist() == ["train/heatmaps/p1_3_real.png", ""]
+
+
+def test_several_released_lists(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"test,Real,/test/0_real/{name}_aligned/1.png\n")
+    lists = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    table = read_released(lists, tmp_path, test="test").table
+    assert table["source"].tolist() == ["a_aligned", "b_aligned"]
+    assert table["split"].tolist() == ["test"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [("val/0_real/04408d239.jpg", "04408"), ("val/1_fake/FW9_04240d48.png", "04240")]
+    + [("val/1_fake/synth_face_0205.jpg", ""), ("train/x/1_fake/p1_12_fake.png", "")],
+)
+def test_released_subjects(tmp_path, name, subject):
+    (tmp_path / "l.csv").write_text(f"train,Real,/{name}\n")
+    assert read_released(tmp_path / "l.csv", tmp_path).table["subject"][0] == subject
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train,Rael,/a.png\n", "unknown label: 1 rows.*did you mean 'real'"),
+        ("tran,Real,/a.png\n", "unknown split: 1 rows.*did you mean 'train'"),
+        ("train,Real\n", "has 2 columns"),
+        ("Real;/a.png\n", "has 1 columns"),
+        ("train,Real,/../a.png\n", "climbs out"),
+        ("", "is empty"),
+    ],
+)
+def test_bad_released_lists(tmp_path, text, message):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        read_released(tmp_path / "l.csv", tmp_path)
+
+
+def test_released_root_given_twice(tmp_path):
+    touch(tmp_path, "train/original_data/0_real/p1_1_real.png")
+    (tmp_path / "l.csv").write_text("train,Real,/train/original_data/0_real/p1_1_real.png\n")
+    doubled = read_released(tmp_path / "l.csv", tmp_path / "train/original_data")
+    with pytest.raises(ManifestError, match=f"found under {tmp_path.resolve()}: give that as root"):
+        validate(doubled)
+
+
+# ---- size
+
+
+def test_a_large_manifest_is_read_and_checked_in_seconds(tmp_path):
+
+    n = 100_000
+    table = pd.DataFrame(
+        {"image": [f"test/gan/{i:06d}.png" for i in range(n)], "label": "synthetic"}
+    )
+    table = table.assign(source="gan", split="test", map="", subject="")
+    path = write_manifest(Manifest(table, tmp_path), tmp_path / "m.csv")
+    start = time.perf_counter()
+    read_manifest(path)
+    assert (
+        time.perf_counter() - start < 3
+    )  # 0.2 s on one slow core; a loop over rows takes many times that
