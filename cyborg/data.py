@@ -32,7 +32,8 @@ import numpy as np
 import pandas as pd
 import PIL
 import torch
-from PIL import Image
+from fastcore.basics import patch
+from PIL import Image, ImageFile
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
@@ -45,7 +46,7 @@ class ImageError(ValueError):
 
     def __init__(
         self,
-        message: str = "",  # whole text; the only argument torch passes on when it re-raises from a worker
+        message: str = "",  # whole text; all that torch hands on when a worker fails
         failures: Sequence[tuple[str, str]] = (),  # every (path, reason)
     ):
         super().__init__(message)
@@ -116,6 +117,9 @@ _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
 }
 
 
+_MARGIN = 4  # a scaled decode keeps at least so many times the wanted side
+
+
 class Decoded(NamedTuple):
     "A decoded image and the side lengths its file had, upright"
 
@@ -131,7 +135,7 @@ def _upright_square(
 ) -> Decoded:
     "Decode, resize and turn upright"
     full = image.size
-    drafted = image.draft(None, (2 * size, 2 * size))  # None unless the file is a JPEG
+    drafted = image.draft(None, (_MARGIN * size, _MARGIN * size))  # None unless a JPEG
     image.load()
     # TIFF is turned upright by load() and has lost its tag by now; the others still have theirs.
     orientation = image.getexif().get(0x0112, 1)
@@ -147,11 +151,8 @@ def _upright_square(
 # %% ../nbs/04_data.ipynb #06655fa6
 MAX_PIXELS = 89_478_485  # PIL's own limit for a warning; here it refuses
 Image.init()
-FORMATS = tuple(
-    name
-    for name in "JPEG MPO PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF".split()
-    if name in Image.OPEN
-)
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # older Pillows have no AVIF
 # What PIL's decoders raise on damaged files; the bytes are in memory, so no OSError is the disk's.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError)
 _DAMAGE += (RuntimeError, struct.error, zlib.error)
@@ -195,7 +196,8 @@ def decode_image(
     size: int,  # S, side of the result in pixels
 ) -> np.ndarray:  # (S, S, 3) uint8, upright RGB
     "Decode one image file to a square; raises `ImageError` naming path and reason"
-    return _decode(_file_bytes(path), _whole("size", size, 1), path).pixels
+    size = _whole("size", size, 1)
+    return _decode(_file_bytes(path), size, path).pixels
 
 # %% ../nbs/04_data.ipynb #0453acbf
 RULES = 1  # raise when decode_image or the reading of maps changes its results
@@ -277,7 +279,8 @@ class _Store:
         with _cache_faults(self.folder):
             for part in _parts(values, 500):
                 marks = ",".join("?" * len(part))
-                yield from self.db.execute(query.replace("(?)", f"({marks})"), part)
+                # fetched at once: a half-read answer would keep writers waiting
+                yield from self.db.execute(query.replace("(?)", f"({marks})"), part).fetchall()
 
 
 def _parts(values: Sequence, length: int) -> Iterator[list]:
@@ -291,7 +294,7 @@ CHUNK = 128  # entries between two commits: at most so many are decoded again af
 
 
 def _outcome(work: Callable, argument):
-    "The result of `work`, or its `ImageError` as a value, so that one bad file does not end the rest"
+    "The result of `work`, or its `ImageError` as a value: one bad file does not end the rest"
     try:
         return work(argument)
     except ImageError as error:
@@ -328,16 +331,17 @@ def _fill(
 _YOUNG = 2_000_000_000  # ns; a file this young may change again within its time stamp's grain
 
 
-def _stamp(status: os.stat_result) -> str:
+def _stamp(path: str) -> str:
+    status = _file_status(path)
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _keyed(path: str) -> tuple[str, str]:
     "Time stamp ('' when too young to be trusted) and content hash of a file"
-    status = _file_status(path)
-    young = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _YOUNG
+    stamp, now = _stamp(path), time.time_ns()
+    young = any(now - int(when) < _YOUNG for when in stamp.split(":")[1:])
     try:
-        return "" if young else _stamp(status), content_hash(path)
+        return "" if young else stamp, content_hash(path)
     except _MISTAKES as error:
         raise _refusal(path, error.strerror) from None
 
@@ -347,10 +351,11 @@ def _file_keys(
     paths: Sequence[str],  # absolute, each once
 ) -> tuple[dict[str, str], dict[str, ImageError]]:  # path -> key, and path -> why not
     "SHA-256 of every file, from the index where its time stamp is unchanged"
-    stamps = store.pool.map(lambda path: _outcome(_file_status, path), paths, chunksize=64)
-    stamps = dict(zip(paths, stamps, strict=True))
+    stamps = {}
+    for part in _parts(paths, 4096):  # the pool would queue all of a million at once
+        outcome = store.pool.map(lambda path: _outcome(_stamp, path), part)
+        stamps |= dict(zip(part, outcome, strict=True))
     refused = {path: value for path, value in stamps.items() if isinstance(value, ImageError)}
-    stamps = {path: _stamp(value) for path, value in stamps.items() if path not in refused}
     query = "select path, stamp, key from files where path in (?)"
     keys = {
         path: key for path, stamp, key in store.select(query, paths) if stamps.get(path) == stamp
@@ -363,7 +368,7 @@ def _file_keys(
             with store.writing() as db:
                 db.executemany("insert or replace into files values (?, ?, ?)", rows)
 
-    todo = [path for path in stamps if path not in keys]
+    todo = [path for path in paths if path not in keys and path not in refused]
     refused |= _fill(store, todo, lambda chunk: (), _keyed, commit, "reading files")
     return keys, refused
 
@@ -451,45 +456,52 @@ class Cache:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_map": None, "_touched": 0}  # a worker maps the file itself
 
-    @property
-    def pixels(self) -> np.ndarray:
-        "(N, S, S, 3) uint8, read-only memory map of every square in the file, also other manifests'"
-        if self._map is None and len(self) > len(self.refused):
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        shape = (-1, self.size, self.size, 3)
-        stride = 3 * self.size**2
-        count = len(self._map) // stride if self._map else 0
-        return np.frombuffer(self._map or b"", np.uint8, count * stride).reshape(shape)
-
-    def find(
-        self,
-        names: Sequence[str],  # image names as in the manifest
-    ) -> np.ndarray:  # int64, positions in the cache
-        "Where images stand; raises `ValueError` naming one that is not in this cache"
-        position = self.names.get_indexer(pd.Index(names))
-        if (position < 0).any():
-            lost = pd.Index(names)[position < 0]
-            raise ValueError(f"{len(lost)} images are not in this cache, first {lost[0]!r}")
-        return position.astype(np.int64)
-
-    def gather(
-        self,
-        positions: np.ndarray,  # (B,) int, as from `find`
-    ) -> np.ndarray:  # (B, S, S, 3) uint8, a copy
-        "Read images by position; raises `ImageError` for a refused one"
-        rows = self.rows[positions]
-        if rows.size and rows.min() < 0:
-            name = self.names[np.asarray(positions)[rows < 0][0]]
-            raise _refusal(name, self.refused[name])
-        batch = self.pixels[rows]
-        self._touched += batch.nbytes
-        if self._touched > _RELEASE and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
-        return batch
-
 # %% ../nbs/04_data.ipynb #a38a6a3c
+@patch(as_prop=True)
+def pixels(
+    self: Cache,
+) -> np.ndarray:  # (N, S, S, 3) uint8, read-only
+    "Memory map of every square in the file, those of other manifests too"
+    if self._map is None and len(self) > len(self.refused):
+        with self.path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    stride = 3 * self.size**2
+    count = len(self._map) // stride if self._map else 0
+    squares = np.frombuffer(self._map or b"", np.uint8, count * stride)
+    return squares.reshape(-1, self.size, self.size, 3)
+
+
+@patch
+def find(
+    self: Cache,
+    names: Sequence[str],  # (B,) image names as in the manifest
+) -> np.ndarray:  # (B,) int64, positions in the cache
+    "Where images stand; raises `ValueError` naming one that is not in this cache"
+    position = self.names.get_indexer(pd.Index(names))
+    if (position < 0).any():
+        lost = pd.Index(names)[position < 0]
+        raise ValueError(f"{len(lost)} images are not in this cache, first {lost[0]!r}")
+    return position.astype(np.int64)
+
+
+@patch
+def gather(
+    self: Cache,
+    positions: np.ndarray,  # (B,) int, as from `find`
+) -> np.ndarray:  # (B, S, S, 3) uint8, a copy
+    "Read images by position; raises `ImageError` for a refused one"
+    rows = self.rows[positions]
+    if rows.size and rows.min() < 0:
+        name = self.names[np.asarray(positions)[rows < 0][0]]
+        raise _refusal(name, self.refused[name])
+    batch = self.pixels[rows]
+    self._touched += batch.nbytes
+    if self._touched > _RELEASE and hasattr(self._map, "madvise"):
+        self._map.madvise(mmap.MADV_DONTNEED)
+        self._touched = 0
+    return batch
+
+# %% ../nbs/04_data.ipynb #1acce8f5
 def open_cache(
     manifest: Manifest,  # images of any splits
     size: int,  # S, side in pixels
@@ -500,6 +512,8 @@ def open_cache(
 ) -> Cache:
     "Decode what is not yet cached and map the rest; raises `CacheError` when the disk is full"
     size = _whole("size", size, 1)
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ValueError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, expected False: see above")
     names = pd.Index(manifest.table["image"].unique())
     paths = [str(safe_path(manifest.root, name)) for name in names]
     with _Store(folder, threads) as store:
@@ -519,27 +533,38 @@ def open_cache(
         damaged = _fill(store, todo, pixels.entries, work, pixels.append, f"caching {size} px")
         have = pixels.entries(list(source))
     refused |= {path: damaged[key] for path, key in keys.items() if key in damaged}
-    lost = [path for path in paths if path not in refused and keys[path] not in have]
-    if lost:
-        raise CacheError(f"cache {store.folder} lost entries while it was filled, first {lost[0]}")
-    none = (-1, 0, 0)
-    found = np.array([have.get(keys.get(path), none) for path in paths]).reshape(-1, 3)
-    cache = Cache(
-        manifest.root,
-        size,
-        pixels.path,
-        names,
-        np.array([keys[path] if path not in refused else "" for path in paths], dtype="S64"),
-        found[:, 0].astype(np.int64),
-        found[:, 1:].astype(np.int32),
-        {
-            name: refused[path].failures[0][1]
-            for name, path in zip(names, paths, strict=True)
-            if path in refused
-        },
-    )
+    cache = _laid_out(manifest.root, pixels, names, paths, keys, have, refused)
     _warn_squashed(cache)
     return cache
+
+# %% ../nbs/04_data.ipynb #8911c10c
+def _reasons(
+    names: Sequence[str],
+    paths: Sequence[str],  # of the names
+    refused: dict[str, ImageError],  # by path
+) -> dict[str, str]:  # name -> reason
+    pairs = zip(names, paths, strict=True)
+    return {name: refused[path].failures[0][1] for name, path in pairs if path in refused}
+
+
+def _laid_out(
+    root: Path,
+    pixels: _Pixels,
+    names: pd.Index,  # (n,)
+    paths: Sequence[str],  # (n,)
+    keys: dict[str, str],  # by path
+    have: dict[str, tuple[int, int, int]],  # row, H, W by key
+    refused: dict[str, ImageError],  # by path
+) -> Cache:
+    "The index's answers as arrays"
+    lost = [path for path in paths if path not in refused and keys[path] not in have]
+    if lost:
+        raise CacheError(f"cache {pixels.path} was cut short while it was filled, lost {lost[0]}")
+    found = [(-1, 0, 0) if path in refused else have[keys[path]] for path in paths]
+    found = np.array(found, dtype=np.int64).reshape(-1, 3)
+    key = np.array(["" if path in refused else keys[path] for path in paths], dtype="S64")
+    extent, reasons = found[:, 1:].astype(np.int32), _reasons(names, paths, refused)
+    return Cache(root, pixels.size, pixels.path, names, key, found[:, 0], extent, reasons)
 
 # %% ../nbs/04_data.ipynb #6f691e91
 def _warn_squashed(cache: Cache) -> None:
@@ -642,17 +667,10 @@ def _placed(
     # Index -1 reaches the last entry, the blank one: rows without a map need no case of their own.
     flat = np.array([entry.flat for entry in entries])[code]
     unread = np.array([path in refused for path in [*paths, ""]])[code]
-    return HumanMaps(
-        cells.reshape(-1, *grid),
-        np.where(flat, -1, code).astype(np.int64),
-        extent,
-        int((flat & ~unread & (code >= 0)).sum()),
-        {
-            name: refused[path].failures[0][1]
-            for name, path in zip(names, paths, strict=True)
-            if path in refused
-        },
-    )
+    count = int((flat & ~unread & (code >= 0)).sum())
+    slot = np.where(flat, -1, code).astype(np.int64)
+    reasons = _reasons(names, paths, refused)
+    return HumanMaps(cells.reshape(-1, *grid), slot, extent, count, reasons)
 
 # %% ../nbs/04_data.ipynb #f3bbce88
 _ORDER, _FLIP = 0, 1  # separate streams, or the order would decide the flips
@@ -691,6 +709,73 @@ def _told(failures: Sequence[tuple[str, str]], n: int, root: Path) -> str:
         lines.append(f"  and {len(failures) - 100} more, all in .failures")
     return "\n".join([f"{len(failures)} files of {n} rows under {root} cannot be used:", *lines])
 
+# %% ../nbs/04_data.ipynb #54e65a57
+def _map_failures(
+    manifest: Manifest,
+    maps: HumanMaps,
+    extent: np.ndarray,  # (n, 2) H, W of the images
+    known: np.ndarray,  # (n,) bool, the image could be decoded
+) -> list[tuple[int, str, str]]:  # row, map name, reason
+    "Maps that could not be read or do not belong to their image"
+    names, images = manifest.table["map"].to_numpy(), manifest.table["image"].to_numpy()
+    unread = np.flatnonzero(manifest.table["map"].isin(list(maps.refused)).to_numpy())
+    failures = [(row, names[row], maps.refused[names[row]]) for row in unread]
+    size = maps.extent[maps.slot]
+    for row in np.flatnonzero(known & (maps.slot >= 0) & _mismatched(extent, size)):
+        (hm, wm), (hi, wi) = size[row], extent[row]
+        reason = f"map is {wm} x {hm} pixels, its image {images[row]} is {wi} x {hi}"
+        reason += " (width x height), expected the same size or the same shape"
+        failures.append((row, names[row], reason))
+    return failures
+
+# %% ../nbs/04_data.ipynb #b9d7b43a
+class _Rows(NamedTuple):
+    "What a data set uses of a manifest, and what it does not"
+
+    manifest: Manifest  # without the excluded rows
+    position: np.ndarray  # (n,) int64, in the cache
+    slot: np.ndarray  # (n,) int64, in `cells`, -1 without a map
+    cells: np.ndarray  # (m + 1, h, w) float32
+    excluded: list[tuple[str, str]]  # image name, reason
+    bad_maps: list[tuple[str, str]]  # map name, reason
+    flat: int  # maps
+
+
+def _usable_rows(
+    manifest: Manifest,
+    cache: Cache,
+    map_size: tuple[int, int],  # (h, w)
+    on_error: str,  # "raise" or "exclude"
+) -> _Rows:
+    "Decide which rows and maps are used; raises one `ImageError` about all bad files"
+    if on_error not in ("raise", "exclude"):
+        raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'exclude'")
+    position = cache.find(manifest.table["image"])
+    maps = open_maps(manifest, map_size, cache.folder)
+    lost = cache.rows[position] < 0
+    excluded = [(name, cache.refused[name]) for name in manifest.table["image"][lost]]
+    bad = _map_failures(manifest, maps, cache.extent[position], ~lost)
+    bad_maps = [(name, reason) for _, name, reason in bad]
+    failures = list(dict.fromkeys(excluded + bad_maps))
+    if failures and (on_error == "raise" or lost.all()):
+        raise ImageError(_told(failures, len(manifest), manifest.root), failures)
+    _warn_left_out(len(manifest), len(excluded), len(bad_maps), maps.flat)
+    slot = maps.slot.copy()
+    slot[[row for row, _, _ in bad]] = -1
+    kept = replace(manifest, table=manifest.table[~lost].reset_index(drop=True))
+    return _Rows(kept, position[~lost], slot[~lost], maps.cells, excluded, bad_maps, maps.flat)
+
+
+def _warn_left_out(n: int, excluded: int, bad_maps: int, flat: int) -> None:
+    "Nothing is left out in silence"
+    counts = {
+        "images excluded (see .excluded)": excluded,
+        "maps left out (see .bad_maps)": bad_maps,
+        "maps flat, taken as no map": flat,
+    }
+    if text := ", ".join(f"{count} {what}" for what, count in counts.items() if count):
+        warnings.warn(f"of {n} rows: {text}", stacklevel=4)
+
 # %% ../nbs/04_data.ipynb #a734d31c
 class Batch(NamedTuple):
     "What one step needs"
@@ -707,12 +792,22 @@ def normalised(
     mean: torch.Tensor,  # (3, 1, 1) float32, of values in [0, 1]
     std: torch.Tensor,  # (3, 1, 1) float32
 ) -> torch.Tensor:  # (B, 3, S, S) float32, contiguous
-    "Pixels as the network wants them; the same operations, to the last digit, as torchvision's"
+    "What torchvision's ToTensor and Normalize give, to the last digit, for a whole batch"
     image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     image = image.to(torch.float32, memory_format=torch.contiguous_format)
     return image.div_(255).sub_(mean).div_(std)
 
 # %% ../nbs/04_data.ipynb #4300d11a
+def _channels(name: str, values: Sequence[float]) -> torch.Tensor:  # (3, 1, 1)
+    "Three numbers, one a channel"
+    tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    if tensor.shape != (3,) or not tensor.isfinite().all() or (name == "std" and tensor.min() <= 0):
+        raise ValueError(
+            f"{name} is {values!r}, expected three numbers" + " above 0" * (name == "std")
+        )
+    return tensor.reshape(3, 1, 1)
+
+
 class ImageDataset(Dataset):
     "Images of a manifest with their human maps on the network's grid"
 
@@ -725,54 +820,25 @@ class ImageDataset(Dataset):
         std: Sequence[float],  # three values above 0
         flip: float = 0.0,  # probability of mirroring, [0, 1]
         seed: int = 0,  # of the flips
-        cache: Cache
-        | None = None,  # as from `open_cache`, of these images or more; None opens the default one
-        on_error: str = "raise",  # "raise": refuse all bad files in one error; "exclude": leave out and list
+        cache: Cache | None = None,  # of these images or more; None opens the default one
+        on_error: str = "raise",  # or "exclude": leave bad images out and list them
     ):
-        if on_error not in ("raise", "exclude"):
-            raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'exclude'")
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is {flip!r}, expected a probability in [0, 1]")
-        self.flip, self.seed, self.epoch = float(flip), _whole("seed", seed, 0), 0
         self.mean, self.std = _channels("mean", mean), _channels("std", std)
+        self.flip, self.seed, self.epoch = float(flip), _whole("seed", seed, 0), 0
         self.cache = open_cache(manifest, size) if cache is None else cache
         if (self.cache.size, self.cache.root) != (size, manifest.root):
             raise ValueError(
                 f"cache holds {self.cache.size} px images of {self.cache.root}, "
                 f"expected {size} px images of {manifest.root}"
             )
-        self._choices = (None, None)
-        self._take_rows(manifest, tuple(map_size), on_error)
-
-    def _take_rows(self, manifest: Manifest, map_size: tuple[int, int], on_error: str) -> None:
-        "Decide which rows and maps are used"
-        position = self.cache.find(manifest.table["image"])
-        maps = open_maps(manifest, map_size, self.cache.folder)
-        bad_image = self.cache.rows[position] < 0
-        bad_map = _map_failures(manifest, maps, self.cache.extent[position], ~bad_image)
-        images = [(name, self.cache.refused[name]) for name in manifest.table["image"][bad_image]]
-        failures = images + list(dict.fromkeys((name, why) for _, name, why in bad_map))
-        if failures and (on_error == "raise" or bad_image.all()):
-            raise ImageError(_told(failures, len(position), manifest.root), failures)
-        slot = maps.slot.copy()
-        slot[[row for row, _, _ in bad_map]] = -1
-        table = manifest.table[~bad_image].reset_index(drop=True)
-        self.manifest = replace(manifest, table=table)
-        self.excluded, self.bad_maps = images, [(name, why) for _, name, why in bad_map]
-        self.flat_maps = maps.flat
-        self._position, self._slot = position[~bad_image], slot[~bad_image]
-        self._cells, self._labels = maps.cells, np.asarray(self.manifest.labels, dtype=np.int64)
-        self._warn_left_out()
-
-    def _warn_left_out(self) -> None:
-        "Nothing is left out in silence"
-        counts = {
-            "images excluded (see .excluded)": len(self.excluded),
-            "maps left out (see .bad_maps)": len(self.bad_maps),
-            "maps flat, taken as no map": self.flat_maps,
-        }
-        if text := ", ".join(f"{count} {what}" for what, count in counts.items() if count):
-            warnings.warn(f"of {len(self) + len(self.excluded)} rows: {text}", stacklevel=4)
+        rows = _usable_rows(manifest, self.cache, map_size, on_error)
+        self.manifest = rows.manifest  # without the excluded rows; `Batch.index` counts in it
+        self.excluded, self.bad_maps, self.flat_maps = rows.excluded, rows.bad_maps, rows.flat
+        self._position, self._slot, self._cells = rows.position, rows.slot, rows.cells
+        self._labels = np.asarray(self.manifest.labels, dtype=np.int64)
+        self._flips = (None, None)  # epoch, its choices
 
     def __len__(self) -> int:
         return len(self._position)
@@ -784,77 +850,39 @@ class ImageDataset(Dataset):
         "Choose the flips of an epoch, for indices that come without one"
         self.epoch = _whole("epoch", epoch, 0)
 
-    def _mirrored(self, epoch: int) -> np.ndarray:  # (n,) bool
-        if self._choices[0] != epoch:
-            self._choices = (epoch, flip_choices(len(self), self.flip, self.seed, epoch))
-        return self._choices[1]
-
-    def __getitems__(
-        self,
-        indices: Sequence[int]
-        | Sequence[tuple[int, int]],  # rows, or (epoch, row) pairs of one epoch
-    ) -> Batch:
-        "A whole batch at once"
-        index = np.asarray(indices, dtype=np.int64)
-        epoch = self.epoch
-        if index.ndim == 2:  # the loader's pairs: a worker that lives on learns the epoch from them
-            epoch, index = int(index[0, 0]), index[:, 1]
-        if index.size and not -len(self) <= index.min() <= index.max() < len(self):
-            raise IndexError(f"index {index.min()}..{index.max()} out of range of {len(self)} rows")
-        index = index % len(self)
-        pixels = self.cache.gather(self._position[index])
-        slot = self._slot[index]
-        human = self._cells[slot]  # slot -1 is the blank map
-        mirrored = self._mirrored(epoch)[index]
-        pixels[mirrored] = pixels[mirrored, :, ::-1]
-        human[mirrored] = human[mirrored, :, ::-1]
-        return Batch(
-            normalised(pixels, self.mean, self.std),
-            torch.from_numpy(self._labels[index]),
-            torch.from_numpy(human),
-            torch.from_numpy(slot >= 0),
-            torch.from_numpy(index),
-        )
-
-    def __getitem__(
-        self,
-        i: int,  # row
-    ) -> Batch:  # without the batch axis: image (3, S, S), label (), human (h, w), ...
-        "One image"
-        return Batch(*(field[0] for field in self.__getitems__([i])))
-
 # %% ../nbs/04_data.ipynb #3186669f
-def _channels(name: str, values: Sequence[float]) -> torch.Tensor:  # (3, 1, 1)
-    "Three numbers, one a channel"
-    tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
-    if tensor.shape != (3,) or not tensor.isfinite().all() or (name == "std" and tensor.min() <= 0):
-        raise ValueError(
-            f"{name} is {values!r}, expected three numbers" + " above 0" * (name == "std")
-        )
-    return tensor.reshape(3, 1, 1)
+@patch
+def __getitems__(
+    self: ImageDataset,
+    indices: Sequence[int] | Sequence[tuple[int, int]],  # rows, or (epoch, row) of one epoch
+) -> Batch:
+    "A whole batch at once"
+    index, epoch = np.asarray(indices, dtype=np.int64), self.epoch
+    if index.ndim == 2:
+        epoch, index = int(index[0, 0]), index[:, 1]
+    if index.size and not -len(self) <= index.min() <= index.max() < len(self):
+        raise IndexError(f"rows {index.min()} to {index.max()} asked for, there are {len(self)}")
+    index = index % len(self)  # a copy, and -1 is the last row as in a list
+    if self._flips[0] != epoch:
+        self._flips = (epoch, flip_choices(len(self), self.flip, self.seed, epoch))
+    mirrored = self._flips[1][index]
+    pixels = self.cache.gather(self._position[index])
+    pixels[mirrored] = pixels[mirrored, :, ::-1]
+    slot = self._slot[index]
+    human = self._cells[slot]  # slot -1 is the blank map
+    human[mirrored] = human[mirrored, :, ::-1]
+    image = normalised(pixels, self.mean, self.std)
+    rest = (self._labels[index], human, slot >= 0, index)
+    return Batch(image, *(torch.from_numpy(array) for array in rest))
 
 
-def _map_failures(
-    manifest: Manifest,
-    maps: HumanMaps,
-    extent: np.ndarray,  # (n, 2) H, W of the images
-    known: np.ndarray,  # (n,) bool, the image could be decoded
-) -> list[tuple[int, str, str]]:  # row, map name, reason
-    "Maps that could not be read or do not belong to their image"
-    names = manifest.table["map"].to_numpy()
-    unread = np.flatnonzero(manifest.table["map"].isin(maps.refused).to_numpy())
-    size = maps.extent[maps.slot]
-    alien = np.flatnonzero(known & (maps.slot >= 0) & _mismatched(extent, size))
-    return [(row, names[row], maps.refused[names[row]]) for row in unread] + [
-        (
-            row,
-            names[row],
-            f"map is {size[row, 1]} x {size[row, 0]} pixels, its image "
-            f"{manifest.table['image'][row]} is {extent[row, 1]} x {extent[row, 0]} (width x height): "
-            "expected the same size or the same shape",
-        )
-        for row in alien
-    ]
+@patch
+def __getitem__(
+    self: ImageDataset,
+    i: int,  # row
+) -> Batch:  # without the batch axis: image (3, S, S), label (), human (h, w), ...
+    "One image"
+    return Batch(*(field[0] for field in self.__getitems__([i])))
 
 # %% ../nbs/04_data.ipynb #8600c72e
 class EpochBatches(Sampler):
