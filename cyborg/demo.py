@@ -25,7 +25,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .manifest import Manifest, atomic_path, data_root, read_manifest, write_manifest
-from .saliency import human_map, stroke_mask, write_map
+from .saliency import human_map, stroke_mask
 
 # %% ../nbs/02_demo.ipynb #5539a395
 AUTHENTIC = ("studio", "street")  # plain backdrops; cluttered ones
@@ -90,7 +90,7 @@ def band(
     width: float | np.ndarray,  # half width, one for all points or (P,)
 ) -> np.ndarray:  # (2P, 2)
     "Outline of a line with a width."
-    d = np.gradient(line, axis=0)
+    d = np.concatenate([line[1:], line[-1:]]) - np.concatenate([line[:1], line[:-1]])
     length = np.maximum(np.hypot(d[:, 0], d[:, 1]), 1e-12)[:, None]
     normal = np.stack([-d[:, 1], d[:, 0]], -1) / length
     offset = normal * np.broadcast_to(width, len(line))[:, None]
@@ -98,11 +98,12 @@ def band(
 
 # %% ../nbs/02_demo.ipynb #8d63d3c7
 def _coverage(points, side, box):
-    "Anti-aliased cover (0..255) of a polygon in a pixel box x0, y0, x1, y1; corners to 1/16 pixel."
+    "Anti-aliased cover (0..255) of polygons in a pixel box x0, y0, x1, y1; corners to 1/16 pixel."
     x0, y0, x1, y1 = box
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     corners = np.round((points * side - (x0 + 0.5, y0 + 0.5)) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)
+    for polygon in corners if corners.ndim == 3 else corners[None]:
+        cv2.fillPoly(mask, [polygon], 255, cv2.LINE_AA, 4)
     return mask
 
 
@@ -117,7 +118,7 @@ def _blurred(cover, sigma):
 
 def paint(
     canvas: np.ndarray,  # (3, side, side) float32, changed in place
-    points: np.ndarray,  # (P, 2)
+    points: np.ndarray,  # (P, 2), or (K, P, 2) for K polygons of one colour
     colour: Sequence,  # RGB, or a picture like canvas
     opacity: float = 1.0,
     soft: float = 0.0,  # Gaussian edge
@@ -127,8 +128,9 @@ def paint(
     "Blend a polygon into the canvas."
     side = canvas.shape[-1]
     margin = 3 * soft * side + 2
-    x0, y0 = np.maximum(np.floor(points.min(0) * side - margin), 0).astype(int)
-    x1, y1 = np.minimum(np.ceil(points.max(0) * side + margin), side).astype(int)
+    low, high = points.min(tuple(range(points.ndim - 1))), points.max(tuple(range(points.ndim - 1)))
+    x0, y0 = np.maximum(np.floor(low * side - margin), 0).astype(int).tolist()
+    x1, y1 = np.minimum(np.ceil(high * side + margin), side).astype(int).tolist()
     if x0 >= x1 or y0 >= y1:
         return
     box = (x0, y0, x1, y1)
@@ -480,9 +482,10 @@ def _paint_iris(canvas, face, shot, rng, x, y, lids, fault):
     paint(canvas, ellipse(x, y, 0.87 * r), colour, soft=0.0015, inside=lids)
     glow = ellipse(x, y + 0.35 * r, 0.62 * r, 0.42 * r)
     paint(canvas, glow, np.clip(1.6 * colour + 0.03, 0, 1), 0.65, soft=0.004, inside=lids)
-    for a in rng.uniform(0, 2 * np.pi, 5):
-        spoke = np.array([(x, y)]) + r * np.array([[0.4], [0.85]]) * (np.cos(a), np.sin(a))
-        paint(canvas, band(spoke, 0.0009), np.clip(1.9 * colour, 0, 1), 0.5, inside=lids)
+    turns = rng.uniform(0, 2 * np.pi, 9)
+    ends = r * np.stack([np.cos(turns), np.sin(turns)], -1)[:, None] * np.array([[0.4], [0.85]])
+    spokes = np.stack([band(line, 0.0009) for line in ends + (x, y)])
+    paint(canvas, spokes, np.clip(1.9 * colour, 0, 1), 0.5, inside=lids)
     pupil = ellipse(0, 0, rp)
     if name == "pupil":
         t = np.arctan2(pupil[:, 1], pupil[:, 0])
@@ -546,10 +549,11 @@ def _paint_brow(canvas, face, shot, rng, s):
     width = 0.75 * face.brow * np.clip(1.05 - 0.75 * np.maximum(t, 0) ** 2, 0.1, 1)
     colour = 0.55 * face.hair + 0.02
     paint(canvas, band(line, width), colour, 0.62, soft=0.004)
-    roots = rng.integers(0, 13, 8)
-    for i, root in zip(roots, line[roots] + rng.normal(0, 0.003, (8, 2)), strict=True):
-        tip = root + (s * 0.013, -0.008 * (0.8 - t[i]))
-        paint(canvas, band(np.array([root, tip]), 0.0012), 0.7 * colour, 0.7)
+    at = rng.integers(0, 13, 14)
+    roots = line[at] + rng.normal(0, 0.003, (14, 2))
+    tips = roots + np.stack([np.full(14, s * 0.013), -0.008 * (0.8 - t[at])], -1)
+    strands = np.stack([band(hair, 0.0012) for hair in np.stack([roots, tips], 1)])
+    paint(canvas, strands, 0.7 * colour, 0.7)
 
 # %% ../nbs/02_demo.ipynb #aca66d21
 def _paint_nose(canvas, face, shot):
@@ -670,16 +674,12 @@ def _paint_marks(canvas, face, shot, rng):
             ]
         )
         paint(canvas, band(bag, 0.003), 0.5 * face.skin, 0.15 + 0.25 * face.age, soft=0.005)
-    for x, y, r in zip(
-        *rng.normal([[0.5], [0.57], [0]], [[0.12], [0.05], [1]], (3, int(40 * face.freckles))),
-        strict=True,
-    ):
-        paint(
-            canvas,
-            ellipse(x, y, 0.0015 + 0.0008 * abs(r), n=8),
-            face.skin * (0.62, 0.48, 0.42),
-            0.6,
-        )
+    count = int(40 * face.freckles)
+    if count:
+        x, y, r = rng.normal([[0.5], [0.57], [0]], [[0.12], [0.05], [1]], (3, count))
+        dots = (0.0015 + 0.0008 * abs(r))[:, None, None] * ellipse(0, 0, 1, n=8)
+        dots += np.stack([x, y], -1)[:, None]
+        paint(canvas, dots, face.skin * (0.62, 0.48, 0.42), 0.6)
     if face.stubble > 0.15:
         beard = _outline(face, 0.985)
         beard = beard[beard[:, 1] > 0.60]
@@ -970,12 +970,12 @@ def annotation_map(
     size: int,  # pixels
 ) -> np.ndarray | None:  # (size, size) float32 in [0, 1]; None if all were wrong
     "Build the human map of an image from its annotations."
-    correct = np.array([a["correct"] for a in answers], bool)
-    if not correct.any():
+    right = [a for a in answers if a["correct"]]  # the others' masks would be left out below
+    if not right:
         return None
-    strokes = [[np.asarray(s) for s in a["strokes"]] for a in answers]
+    strokes = [[np.asarray(s) for s in a["strokes"]] for a in right]
     masks = np.stack([stroke_mask(s, (size, size), BRUSH * size) for s in strokes])
-    return human_map(masks, correct, sigma=5.0 * size / 224)
+    return human_map(masks, sigma=5.0 * size / 224)
 
 # %% ../nbs/02_demo.ipynb #6e1c43ec
 _VERSION = 1  # raised when the drawing changes, so that an old folder is not taken for a new one
@@ -1014,14 +1014,13 @@ def _write_pair(folder, rows, size, seed):
     answers = judge_pair(tuple(row.image for row in rows), drawn, _stream(seed, 3, rows[0].pair))
     maps = {}
     for row, seen in zip(rows, drawn, strict=True):
-        done, code = cv2.imencode(
-            ".jpg", seen.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-        )
-        (folder / row.image).write_bytes(code.tobytes())
+        _, code = cv2.imencode(".jpg", seen.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        (folder / row.image).write_bytes(code)
         human = annotation_map([a for a in answers if a["image"] == row.image], size)
         maps[row.image] = "" if human is None else f"maps/{Path(row.image).stem}.png"
-        if human is not None:
-            write_map(folder / maps[row.image], human)
+        if human is not None:  # as write_map would, less its waiting for the disk at every file
+            _, code = cv2.imencode(".png", np.rint(human * 255).astype(np.uint8))
+            (folder / maps[row.image]).write_bytes(code)
     return answers, maps
 
 
