@@ -86,6 +86,13 @@ def test_regions_turn_with_the_head_and_keep_their_size_when_it_looks_aside():
     lying = {name: np.array([128 - y, x]) for name, (x, y) in FRONTAL.items()}  # a quarter turn
     masks, turned = prepare.face_regions(FRONTAL, 128), prepare.face_regions(lying, 128)
     np.testing.assert_array_equal(turned["mouth"], np.rot90(masks["mouth"], -1))
+    slant = np.array([0.6, 0.8])
+    mouth = prepare.ellipse(np.array([64.0, 64.0]), (20, 5), slant, 128)
+    for step, inside in ((19, True), (-19, True), (21, False)):
+        x, y = (64 + step * slant).astype(int)
+        assert mouth[y, x] == inside
+    x, y = (64 + 7 * np.array([-0.8, 0.6])).astype(int)  # across
+    assert not mouth[y, x] and mouth.sum() == pytest.approx(np.pi * 20 * 5, rel=0.02)
     aside = FRONTAL | {"right_eye": np.array([54.0, 50.0])}
     assert prepare.face_scale(FRONTAL) == 40
     assert prepare.face_scale(aside) == pytest.approx(0.9 * np.hypot(15, 40))
