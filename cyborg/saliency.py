@@ -405,19 +405,39 @@ class RunningMean:
         i = self._index[key]
         return (self._sums[i] / self._counts[i]).astype(np.float32)
 
-    def _add(self, keys: Sequence[str], sums: np.ndarray, counts: np.ndarray) -> None:
-        if self._sums is not None and self._sums.shape[1:] != sums.shape[1:]:
-            raise ValueError(f"maps are {sums.shape[1:]}, those before were {self._sums.shape[1:]}")
-        old = len(self._index)
-        for key in keys:
-            self._index.setdefault(key, len(self._index))
-        grow = len(self._index) - old
+# %% ../nbs/01_saliency.ipynb #83a473ce
+@patch
+def _add(
+    self: RunningMean,
+    keys: Sequence[str],  # (K,), none twice
+    sums: np.ndarray,  # (K, h, w) float64
+    counts: np.ndarray,  # (K,) int64
+) -> None:
+    "Add sums and counts of several keys; ValueError on another map size."
+    if self._sums is not None and self._sums.shape[1:] != sums.shape[1:]:
+        raise ValueError(f"maps are {sums.shape[1:]}, those before were {self._sums.shape[1:]}")
+    old = len(self._index)
+    for key in keys:
+        self._index.setdefault(key, len(self._index))
+    grow = len(self._index) - old
+    if grow:
         room = np.zeros((grow, *sums.shape[1:]))
         self._sums = room if self._sums is None else np.concatenate([self._sums, room])
         self._counts = np.concatenate([self._counts, np.zeros(grow, np.int64)])
-        places = [self._index[key] for key in keys]  # no key comes twice, so += is right
-        self._sums[places] += sums
-        self._counts[places] += counts
+    places = [self._index[key] for key in keys]  # no key comes twice, so += is right
+    self._sums[places] += sums
+    self._counts[places] += counts
+
+
+@patch
+def merge(
+    self: RunningMean,
+    other: RunningMean,  # left as it is
+) -> RunningMean:  # self
+    "Add all maps of another running mean to this one."
+    if other._sums is not None:
+        self._add(other.keys, other._sums, other._counts)
+    return self
 
 # %% ../nbs/01_saliency.ipynb #0f194aa2
 @patch
@@ -436,31 +456,14 @@ def update(
     if not len(maps):
         return
     _extremes(maps)
-    names = list(dict.fromkeys(keys))
+    names = list(dict.fromkeys(map(str, keys)))  # NumPy's strings as Python's
     place = {name: i for i, name in enumerate(names)}
     member = np.zeros((len(names), len(keys)))
     member[[place[key] for key in keys], np.arange(len(keys))] = 1
     sums = (member @ maps.reshape(len(maps), -1).astype(np.float64)).reshape(-1, *maps.shape[1:])
     self._add(names, sums, member.sum(axis=1).astype(np.int64))
 
-
-@patch
-def merge(
-    self: RunningMean,
-    other: RunningMean,  # left as it is
-) -> RunningMean:  # self
-    "Add all maps of another running mean to this one."
-    if other._sums is not None:
-        self._add(other.keys, other._sums.copy(), other._counts.copy())
-    return self
-
 # %% ../nbs/01_saliency.ipynb #209a69de
-NPZ_ERRORS = (  # what NumPy raises on files that are no .npz of plain arrays
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
-    struct.error, zipfile.BadZipFile,
-)  # fmt: skip
-
-
 @patch
 def save(
     self: RunningMean,
@@ -476,6 +479,12 @@ def save(
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, keys=np.array(self.keys, dtype=np.str_), counts=self._counts, sums=sums)
     return path
+
+# %% ../nbs/01_saliency.ipynb #f9b18a2d
+NPZ_ERRORS = (  # what NumPy raises on files that are no .npz of plain arrays
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @patch(cls_method=True)
@@ -493,7 +502,7 @@ def load(
         raise ValueError(f"{path} holds no running mean: {error}") from error
     kinds = keys.dtype.kind, counts.dtype.kind, sums.dtype.kind
     shapes = keys.shape == counts.shape == sums.shape[:1] and keys.ndim == 1 and sums.ndim == 3
-    if kinds not in (("U", "i", "f"),) or not shapes or len(set(keys.tolist())) != len(keys):
+    if kinds != ("U", "i", "f") or not shapes or len(set(keys.tolist())) != len(keys):
         raise ValueError(f"{path} holds no running mean: keys, counts and sums do not fit together")
     if (counts < 1).any() or not np.isfinite(sums).all():
         raise ValueError(
