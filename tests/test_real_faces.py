@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cyborg.evaluation import NOTE
 from cyborg.manifest import read_manifest, validate
 from cyborg.saliency import read_map
 
@@ -332,7 +335,10 @@ def test_results_are_read_from_run_folders(tmp_path):
         B: {"easy": [0.9, 0.9], "even": [0.9]},  # 1.0; 1.0
     }.items():
         (tmp_path / one.name).mkdir()
-        predictions(base | scores).to_parquet(tmp_path / one.name / "predictions.parquet")
+        table = pa.Table.from_pandas(predictions(base | scores))
+        note = {"classes": ["authentic", "synthetic"]}
+        table = table.replace_schema_metadata({NOTE: json.dumps(note)})
+        pq.write_table(table, tmp_path / one.name / "predictions.parquet")
     (tmp_path / B._replace(seed=1).name).mkdir()  # unfinished
     (tmp_path / B.name / "config.json").write_text('{"provenance": {"code_digest": "c0de"}}')
     text = run.write_results(tmp_path)

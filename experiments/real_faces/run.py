@@ -191,7 +191,7 @@ def execute_all(
 
 
 def run_measures(
-    predictions: pd.DataFrame,  # predictions.parquet of one run
+    predictions: pd.DataFrame,  # of `cyborg.evaluation.read_predictions`
 ) -> pd.DataFrame:  # measure, value
     "AUC by source, its means over unseen and seen generators, and agreement with the maps (CC)."
     from cyborg.evaluation import auc_table  # brings torch
@@ -201,8 +201,8 @@ def run_measures(
     auc = auc_table(test, seen=tuple(exposure.index[exposure == "seen"]))
     auc = auc[auc.source.isin(exposure.index)].set_index("source").auc
     rows = [
-        ("macro AUC unseen", auc[exposure.index[exposure == "unseen"]].mean()),
-        ("macro AUC seen", auc[exposure.index[exposure == "seen"]].mean()),
+        ("macro AUC unseen", auc[exposure.index[exposure == "unseen"]].mean(skipna=False)),
+        ("macro AUC seen", auc[exposure.index[exposure == "seen"]].mean(skipna=False)),
         *(
             (f"agreement CC {label}", agreement)
             for label, agreement in test.groupby("label").cc.mean().items()
@@ -216,12 +216,14 @@ def collect(
     runs: Path,  # parent of the run folders
 ) -> pd.DataFrame:  # set, arch, scenario, seed, code, measure, value
     "The measures of every finished run in a folder; `code` tells versions of this package apart."
+    from cyborg.evaluation import read_predictions  # brings torch
+
     tables = []
     for folder in sorted(runs.iterdir()) if runs.is_dir() else ():
         run = parse_name(folder.name)
         if run is None or not finished(folder):
             continue
-        measures = run_measures(pd.read_parquet(folder / "predictions.parquet"))
+        measures = run_measures(read_predictions(folder))
         code = read_record(folder).get("provenance", {}).get("code_digest", "unknown")[:8]
         tables.append(measures.assign(**run._asdict(), code=code))
     columns = [*KEYS, "seed", "code", "measure", "value"]
