@@ -330,9 +330,8 @@ def read_table(
     try:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
-        else:  # utf-8-sig: spreadsheets put a byte order mark before the first column's name
-            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"} | options
-            table = pd.read_csv(path, **options)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, **options)
     except pd.errors.EmptyDataError as error:
         raise ManifestError(f"manifest {path} is empty") from error
     except ValueError as error:  # parser, decoder and Arrow errors alike
@@ -510,12 +509,12 @@ def _across_splits(
 
 
 def _leak_findings(
-    manifest: Manifest,
+    manifest: Manifest,  # images that exist and are not empty
     sizes: pd.Series,  # bytes by image name
 ) -> list[Finding]:
     "Images whose bytes stand in two splits."
     rows = manifest.table[["image", "split"]].assign(size=manifest.table["image"].map(sizes))
-    rows = _across_splits(rows[rows["size"] > 0], ["size"])
+    rows = _across_splits(rows, ["size"])
     unread: list[str] = []
     for column, function in (("ends", _file_ends), ("hash", _whole_hash)):
         names = rows["image"].drop_duplicates()

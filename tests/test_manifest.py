@@ -315,7 +315,7 @@ def test_every_fault_in_one_error_with_counts(small):
     table.loc[0, "image"] = "train/none.png"
     table.loc[1, "map"] = "maps/none.png"
     table.loc[2, "label"] = "sythetic"
-    table.loc[3, "image"] = "../3.png"
+    table.loc[3, "image"], table.loc[6, "map"] = "../3.png", "../6.png"
     table.loc[4, "image"] = "./train//5.png"  # row 5 names it too
     table.loc[table["split"] == "test", "split"] = "val"
     (small.root / "val/10.png").write_bytes((small.root / "train/6.png").read_bytes())
@@ -325,7 +325,7 @@ def test_every_fault_in_one_error_with_counts(small):
         validate(broken)
     assert checks(f for f in caught.value.findings if f.refuse) == {
         "unknown label": 1,
-        "unsafe path": 1,
+        "unsafe path": 2,
         "duplicate row": 1,
         "empty split": 1,
         "missing image": 1,
@@ -333,6 +333,7 @@ def test_every_fault_in_one_error_with_counts(small):
         "shared image": 1,
     }
     assert checks(f for f in caught.value.findings if not f.refuse)["shared subject"] == 1
+    assert [f.refuse for f in caught.value.findings] == [True] * 7 + [False]
     message = str(caught.value)
     assert message.count("\n- ") == 7 and "shared subject" not in message
     assert "train/6.png = val/10.png" in message and "train/none.png" in message
@@ -390,6 +391,8 @@ def test_only_possible_copies_are_read_whole(small, monkeypatch):
         module, "content_hash", lambda path: read.append(path) or content_hash(path)
     )
     (small.root / "val/10.png").write_bytes((small.root / "train/0.png").read_bytes())
+    for name, tail in (("train/1.png", b"1"), ("val/11.png", b"2")):
+        (small.root / name).write_bytes(b"x" * 9000 + tail)
     audit(small)
     assert sorted(Path(path).name for path in read) == ["0.png", "10.png"]
 
