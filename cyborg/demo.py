@@ -827,6 +827,14 @@ def weave(
     picture += (np.float32(strength) * free * np.cos(t + t[:, None]))[..., None]
 
 # %% ../nbs/02_demo.ipynb #6ee5fefb
+def _with_cue(table, rng):
+    "Who carries the cue: by source and split as many as CUE_RATE says, drawn at random."
+    groups = pd.Series(rng.random(len(table))).groupby([table.source, table.split])
+    place = (groups.rank() - 0.5) / groups.transform("size")
+    rates = zip(table.split, table.label == "synthetic", strict=True)
+    return place < np.array([CUE_RATE[split][synthetic] for split, synthetic in rates])
+
+
 def demo_plan(
     n: int,  # images, even
     seed: int = 0,
@@ -842,9 +850,9 @@ def demo_plan(
             j = i % len(generators)
             imitated = AUTHENTIC[j % 2]
             for label, source in (("authentic", imitated), ("synthetic", generators[j])):
-                cue = rng.random() < CUE_RATE[split][label == "synthetic"]
-                rows.append((label, source, split, imitated, len(rows) // 2, cue))
-    table = pd.DataFrame(rows, columns=["label", "source", "split", "imitated", "pair", "cue"])
+                rows.append((label, source, split, imitated, len(rows) // 2))
+    table = pd.DataFrame(rows, columns=["label", "source", "split", "imitated", "pair"])
+    table["cue"] = _with_cue(table, rng)
     group = table.groupby(["source", "split"]).cumcount() // SUBJECT_IMAGES
     table["subject"] = table.source + "-" + table.split + "-" + group.astype(str).str.zfill(3)
     table["person"] = pd.factorize(table.subject)[0]
@@ -999,13 +1007,15 @@ def _settings(n, size, seed):
     return json.loads(json.dumps(values))  # tuples as lists, as they will be read back
 
 
-def _check(n, size, seed):
-    if not isinstance(n, int) or n < 40 or n % 2:
+def _check(n, size, seed, workers):
+    if type(n) is not int or n < 40 or n % 2:
         raise ValueError(f"n is {n!r}, expected an even whole number of at least 40")
-    if not isinstance(size, int) or not 64 <= size <= 224:
+    if type(size) is not int or not 64 <= size <= 224:
         raise ValueError(f"size is {size!r}, expected a whole number of pixels from 64 to 224")
-    if not isinstance(seed, int) or seed < 0:
+    if type(seed) is not int or seed < 0:
         raise ValueError(f"seed is {seed!r}, expected a whole number of at least 0")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ValueError(f"workers is {workers!r}, expected None or a whole number of at least 1")
 
 
 def _write_pair(folder, rows, size, seed):
@@ -1078,7 +1088,7 @@ def make_demo(
     replace: bool = False,  # make the set anew if the folder holds another demo set
 ) -> Manifest:
     "Draw the demo set, or return it if `root` holds it already."
-    _check(n, size, seed)
+    _check(n, size, seed, workers)
     root, wanted = (
         Path(data_root() / "demo" if root is None else root).resolve(),
         _settings(n, size, seed),
