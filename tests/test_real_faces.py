@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from cyborg.evaluation import NOTE
 from cyborg.manifest import read_manifest, validate
 from cyborg.saliency import read_map
+from cyborg.training import PRESETS, RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("CYBORG_FACES") or ROOT.parent / "shared" / "data" / "faces")
@@ -308,6 +310,20 @@ def test_names_and_assignments_on_the_command_line():
     with pytest.raises(ValueError, match="expected NAME=VALUE, not 'epochs'"):
         run.assignments("epochs")
     assert run.SCENARIOS["inverted"] == {"alpha": 0.5, "maps": "inverted"}
+
+
+def test_no_preset_decides_anything(tmp_path, prepared, monkeypatch):
+    wanted = {}
+    monkeypatch.setattr(run, "execute_all", lambda todo, settings, *rest: wanted.update(settings))
+    run.main(data=prepared, runs=tmp_path, archs="resnet50", seeds=2, also="batch_size=4")
+    names = {one.name for one in wanted}
+    assert len(names) == 8 and "ffhq140k--resnet50--cyborg--s1" in names
+    for settings in wanted.values():
+        assert set(PRESETS["quick"]) <= set(settings) and settings["batch_size"] == 4
+        assert set(settings) <= {field.name for field in fields(RunConfig)}
+        RunConfig(**settings)
+    with pytest.raises(FileNotFoundError, match="no manifest in .*: run prepare.py first"):
+        run.main(data=tmp_path / "absent", runs=tmp_path)
 
 
 def predictions(scores):

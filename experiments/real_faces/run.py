@@ -366,7 +366,9 @@ def main(
     scenarios: str = "classical,cyborg",  # or controls: shuffled, inverted, mean, ...
     seeds: int = 3,  # seeds 0 to seeds - 1, the same for every scenario
     epochs: int = 12,  # of each run
+    lr_step: int = 5,  # epochs between steps of the learning rate (x 0.1): two within 12
     size: int = 128,  # network input, pixels; the images have 128
+    output_stride: int = 32,  # pixels a map cell: 4 x 4 cells at 128, as deep as in the paper
     precision: str = "auto",  # auto, fp32 or bf16
     also: str = "",  # further parameters of train.ipynb: NAME=VALUE, comma-separated
     jobs: int = 1,  # runs at a time
@@ -390,7 +392,14 @@ def main(
                 known("scenarios", scenarios, SCENARIOS),
             )
         ]
-        options = {"epochs": epochs, "size": size, "precision": precision} | assignments(also)
+        options = {  # with all that the notebook's presets would decide otherwise
+            "epochs": epochs,
+            "lr_step": lr_step,
+            "size": size,
+            "output_stride": output_stride,
+            "precision": precision,
+        }
+        options |= assignments(also)
         settings = plan(runs, data, grid, options)
         todo = [run for run in grid if not finished(runs / run.name)]
         print(f"{len(grid)} runs, {len(grid) - len(todo)} of them finished, in {runs}")
