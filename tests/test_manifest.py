@@ -212,6 +212,11 @@ def test_parquet_with_numbers_nulls_and_categories_reads_as_text(small, tmp_path
     assert np.array_equal(manifest.labels, small.labels)
 
 
+def test_parquet_with_a_left_over_index(small, tmp_path):
+    small.table[::2].to_parquet(tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet").table.index.equals(pd.RangeIndex(15))
+
+
 def test_root_is_argument_then_environment_then_folder(small, tmp_path, monkeypatch):
     path = write_manifest(small, tmp_path / "lists/m.csv")
     assert read_manifest(path).root == (tmp_path / "lists").resolve()
@@ -588,6 +593,14 @@ def test_folders_without_splits_keep_nothing_twice(tmp_path):
     assert manifest.table["image"].is_unique
 
 
+def test_folders_named_much_like_the_two_classes_need_classes(tmp_path):
+    touch(tmp_path, "train/synthetic1/1.png", "train/synthetic2/1.png")
+    with pytest.raises(ManifestError, match="did you mean 'synthetic'"):
+        read_folders(tmp_path)
+    names = ("synthetic1", "synthetic2")
+    assert read_folders(tmp_path, classes=names).labels.tolist() == [0, 1]
+
+
 def test_folders_with_links(tmp_path, tmp_path_factory):
     disk = tmp_path_factory.mktemp("disk")
     touch(disk, "a.png")
@@ -640,6 +653,13 @@ def test_bad_maps_folder(tmp_path, maps, message):
     touch(tmp_path / "root", "train/real/1.jpg", "other/train/real/2.png")
     with pytest.raises(ManifestError, match=message):
         read_folders(tmp_path / "root", maps=maps)
+
+
+def test_empty_maps_folder(tmp_path):
+    touch(tmp_path, "train/real/1.jpg")
+    (tmp_path / "maps").mkdir()
+    with pytest.raises(ManifestError, match="none of the 0 maps"):
+        read_folders(tmp_path, maps="maps")
 
 
 def test_two_maps_of_one_image(tmp_path):
