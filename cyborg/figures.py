@@ -138,7 +138,7 @@ def _check_table(table: pd.DataFrame, columns: Sequence[str], argument: str) -> 
         raise ValueError(f"{argument} has no rows, expected at least one")
     return table
 
-
+# %% ../nbs/11_figures.ipynb #9023852a
 def _by_scenario(
     tables: pd.DataFrame | Sequence[pd.DataFrame] | Mapping, columns: Sequence[str], argument: str
 ) -> dict[str, list[pd.DataFrame]]:
@@ -297,7 +297,7 @@ def loss_curves(
         figure, "Loss by epoch", "Dotted: training; solid: validation", hovermode="x unified"
     )
 
-
+# %% ../nbs/11_figures.ipynb #acf6e019
 def accuracy_curves(
     history: pd.DataFrame
     | Sequence[pd.DataFrame]
@@ -317,7 +317,7 @@ def accuracy_curves(
         _titled(figure, "Accuracy by epoch", note, hovermode="x unified")
         figure.update_xaxes(title_text="epoch")
         figure.update_yaxes(title_text=_ACCURACY_LABEL)
-    values = np.concatenate([trace.y for trace in figure.data if trace.meta in columns])
+    values = np.concatenate([trace.y for trace in figure.data])  # the bands too
     return figure.update_yaxes(_UPPER_AXIS if np.nanmin(values) >= 0.5 else _UNIT_AXIS)
 
 # %% ../nbs/11_figures.ipynb #c4c5f1f7
@@ -368,7 +368,6 @@ def roc_points(
     false, true, threshold = roc_curve(positive, score)
     step = np.floor((false + true) / 2 * points)
     keep = np.append(True, np.diff(step) > 0)
-    keep[-1] = True
     return np.stack([false, true, threshold], -1)[keep]
 
 # %% ../nbs/11_figures.ipynb #5196a188
@@ -401,6 +400,40 @@ def _check_predictions(predictions: pd.DataFrame, positive: str) -> pd.DataFrame
     return predictions if "counterpart" in predictions else predictions.assign(counterpart="")
 
 # %% ../nbs/11_figures.ipynb #2e7996b2
+def _add_roc(
+    figure: go.Figure, predictions: pd.DataFrame, own: pd.Series, against: pd.Series, points: int
+):
+    "The curve of the rows `own` against the rows `against`, with its AUC in the name."
+    rows = own | against
+    truth, score = own[rows].to_numpy(), predictions["score"][rows].to_numpy(float)
+    curve = roc_points(truth, score, points).astype(np.float32)
+    source = predictions["source"][own].iloc[0]
+    names = ", ".join(sorted(predictions["source"][against].unique()))
+    figure.add_scatter(
+        x=curve[:, 0],
+        y=curve[:, 1],
+        customdata=curve[:, 2],
+        name=f"{source}: {roc_auc_score(truth, score):.3f}",
+        meta=source,
+        mode="lines",
+        hovertemplate=f"<b>{source}</b> ({own.sum():,})<br>against {names} ({against.sum():,})<br>"
+        "FPR %{x:.3f}, TPR %{y:.3f}<br>score ≥ %{customdata:.3f}<extra></extra>",
+    )
+
+
+def _roc_axes(figure: go.Figure) -> go.Figure:
+    "Square axes from 0 to 1 with the line of chance."
+    style = dict(color="#777777", dash="dot", width=1.5)
+    chance = go.Scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line=style, name="chance: 0.500", meta="chance"
+    )
+    chance.update(legendgroup="chance", hoverinfo="skip")
+    figure.add_trace(chance)
+    figure.update_xaxes(_UNIT_AXIS, title_text="false positive rate (share of authentic images)")
+    figure.update_yaxes(_UNIT_AXIS, title_text="true positive rate (share of synthetic images)")
+    return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
+
+# %% ../nbs/11_figures.ipynb #2a40457b
 def roc_by_source(
     predictions: pd.DataFrame,  # columns source, label, score and, if known, counterpart
     seen: Sequence[str] = (),  # sources that were in the training set
@@ -417,45 +450,18 @@ def roc_by_source(
     figure = go.Figure()
     for i, source in enumerate(sources):
         own = synthetic & (predictions["source"] == source)
-        against = _counterparts(predictions, source, synthetic)
-        rows = predictions[own | against]
-        truth, score = own[rows.index].to_numpy(), rows["score"].to_numpy(float)
-        auc, curve = roc_auc_score(truth, score), roc_points(truth, score, points)
-        names = ", ".join(sorted(predictions["source"][against].unique()))
+        _add_roc(figure, predictions, own, _counterparts(predictions, source, synthetic), points)
         group = "seen in training" if source in seen else "unseen generators"
-        trace = go.Scatter(
-            x=curve[:, 0].astype(np.float32),
-            y=curve[:, 1].astype(np.float32),
-            customdata=curve[:, 2].astype(np.float32),
-            name=f"{source}: {auc:.3f}",
-            meta=source,
-            mode="lines",
-            line=dict(color=SOURCE_COLOURS[i % len(SOURCE_COLOURS)], width=2.2),
-            line_dash="dash" if source in seen else "solid",
-            legendgroup=group,
-            legendgrouptitle_text=f"{group}: AUC",
-            hovertemplate=f"<b>{source}</b> ({own.sum():,})<br>"
-            f"against {names} ({against.sum():,})<br>"
-            "FPR %{x:.3f}, TPR %{y:.3f}<br>score ≥ %{customdata:.3f}<extra></extra>",
+        colour, dash = (
+            SOURCE_COLOURS[i % len(SOURCE_COLOURS)],
+            "dash" if source in seen else "solid",
         )
-        figure.add_trace(trace)
-    note = "Each generator against its own authentic counterparts; AUC: area under the curve"
-    if not predictions["counterpart"].fillna("").any():
-        note = "Each generator against all authentic images; AUC: area under the curve"
+        figure.data[-1].update(line=dict(color=colour, dash=dash, width=2.2), legendgroup=group)
+        figure.data[-1].legendgrouptitle.text = f"{group}: AUC"
+    named = predictions["counterpart"].fillna("").any()
+    whom = "its own authentic counterparts" if named else "all authentic images"
+    note = f"Each generator against {whom}; AUC: area under the curve"
     return _roc_axes(_titled(figure, title, note, width=840, height=620))
-
-
-def _roc_axes(figure: go.Figure) -> go.Figure:
-    "Square axes from 0 to 1 with the line of chance."
-    style = dict(color="#777777", dash="dot", width=1.5)
-    chance = go.Scatter(
-        x=[0, 1], y=[0, 1], mode="lines", line=style, name="chance: 0.500", meta="chance"
-    )
-    chance.update(legendgroup="chance", hoverinfo="skip")
-    figure.add_trace(chance)
-    figure.update_xaxes(_UNIT_AXIS, title_text="false positive rate (share of authentic images)")
-    figure.update_yaxes(_UNIT_AXIS, title_text="true positive rate (share of synthetic images)")
-    return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
 # %% ../nbs/11_figures.ipynb #c535fa62
 _PERCEPTUAL = ("magma", "viridis", "inferno", "plasma", "cividis")
@@ -490,7 +496,7 @@ def _resized(map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     method = cv2.INTER_CUBIC if grows else cv2.INTER_AREA
     return cv2.resize(map, shape[::-1], interpolation=method).clip(0, 1)
 
-
+# %% ../nbs/11_figures.ipynb #b8d053e3
 def overlay(
     image: np.ndarray,  # (S, S, 3) uint8, RGB
     map: np.ndarray,  # (h, w) in [0, 1]; enlarged to the image
@@ -532,7 +538,7 @@ def _tile(image: np.ndarray, row: float, col: int, text: str) -> go.Image:
         source=source, **place, zsmooth="fast", name=text, hovertemplate=f"{text}<extra></extra>"
     )
 
-
+# %% ../nbs/11_figures.ipynb #116a1842
 def _grid_axes(
     figure: go.Figure, rows: Sequence[tuple[float, str]], n_cols: int, height: float, bar: str = ""
 ) -> go.Figure:
@@ -595,7 +601,7 @@ def _check_images(images: np.ndarray) -> np.ndarray:
         raise ValueError("images has no images, expected at least one")
     return images
 
-
+# %% ../nbs/11_figures.ipynb #14ae9938
 def manifest_samples(
     images: np.ndarray,  # (n, S, S, 3) uint8, RGB
     table: pd.DataFrame,  # (n rows) columns source and label: the manifest rows of the images
@@ -631,7 +637,7 @@ def sample_titles(
 
 
 def _map_rows(maps, argument: str, n: int) -> list[np.ndarray | None]:
-    "n maps; None for those that are not there (no maps at all, or a map of NaN)."
+    "n maps; None for those that are not there: no maps at all, a None among them, a map of NaN."
     maps = [None] * n if maps is None else list(maps)
     if len(maps) != n:
         raise ValueError(f"{argument} has {len(maps)} maps, expected {n} like images")
@@ -640,7 +646,7 @@ def _map_rows(maps, argument: str, n: int) -> list[np.ndarray | None]:
 # %% ../nbs/11_figures.ipynb #32f461f7
 def sample_grid(
     images: np.ndarray,  # (n, S, S, 3) uint8, RGB
-    human: np.ndarray | Sequence | None,  # (n, h, w) in [0, 1]; NaN or None where there is no map
+    human: np.ndarray | Sequence | None,  # (n, h, w) in [0, 1]; NaN where there is no map
     model: np.ndarray | Sequence | None,  # (n, h, w) in [0, 1], model saliency
     titles: Sequence[str],  # (n,), see `sample_titles`
     columns: int = 6,  # images beside each other
@@ -648,25 +654,27 @@ def sample_grid(
     colours: str = "magma",
     title: str = "Human maps and model saliency",
 ) -> go.Figure:
-    "Each image above its human map and its model saliency."
+    "Each image above its human map and its model saliency; a row is left out if it is None."
     images = _check_images(images)
     maps = [_map_rows(human, "human", len(images)), _map_rows(model, "model", len(images))]
     if len(titles) != len(images):
         raise ValueError(f"titles has {len(titles)} entries, expected {len(images)} like images")
-    figure, names, kinds = go.Figure(), [], ("image", "human map", "model saliency")
-    block = len(kinds) + 0.4  # room for the titles of the next block
+    kinds = ["human map", "model saliency"]
+    shown = [k for k, given in enumerate((human, model)) if given is not None]
+    figure, names = go.Figure(), []
+    block = 1.4 + len(shown)  # room for the titles of the next block
     for i, image in enumerate(images):
         top, col = i // columns * block, i % columns
-        names += [(top + k, kind) for k, kind in enumerate(kinds)] if col == 0 else []
+        if col == 0:
+            names += [(top, "image"), *((top + k, kinds[m]) for k, m in enumerate(shown, 1))]
         _caption(figure, titles[i], top, col)
         figure.add_trace(_tile(image, top, col, f"{titles[i]}<br>image"))
-        for k, kind in enumerate(kinds[1:], 1):
-            map = maps[k - 1][i]
-            if map is None:
-                _caption(figure, f"no {kind}", top + k + 0.55, col)
+        for k, m in enumerate(shown, 1):
+            if maps[m][i] is None:
+                _caption(figure, f"no {kinds[m]}", top + k + 0.55, col)
             else:
-                painted = overlay(image, map, opacity, colours)
-                figure.add_trace(_tile(painted, top + k, col, f"{titles[i]}<br>{kind}"))
+                painted = overlay(image, maps[m][i], opacity, colours)
+                figure.add_trace(_tile(painted, top + k, col, f"{titles[i]}<br>{kinds[m]}"))
     bar = go.Scatter(x=[None], y=[None], showlegend=False, hoverinfo="skip", meta="colour bar")
     figure.add_trace(bar.update(marker=dict(color=[0], coloraxis="coloraxis")))
     _titled(figure, title, f"Maps from 0 to 1, laid over with an opacity of {opacity:.2g}")
@@ -691,7 +699,7 @@ def _heat_tile(map: np.ndarray, row: float, col: int, text: str, smooth: bool) -
         hovertemplate=f"{text}<br>saliency %{{z:.3f}}<extra></extra>",
     )
 
-
+# %% ../nbs/11_figures.ipynb #01e757d7
 def map_grid(
     maps: Mapping[str, Mapping[str, np.ndarray]],  # row -> column -> (h, w) in [0, 1]
     smooth: bool = True,  # interpolate between cells; False shows the cells as they are
@@ -738,7 +746,7 @@ def mean_map_pair(
         row[f"{name}<br>{h} × {w} cells" + (f", n = {n:,}" if n is not None else "")] = map
     figure = map_grid({"": row}, smooth, colours, title)
     # Two maps have room to be larger than those of a grid.
-    return figure.update_layout(width=760, height=470)
+    return figure.update_layout(width=760, height=470, coloraxis_colorbar_len=300)
 
 # %% ../nbs/11_figures.ipynb #b4cded3f
 METRICS = {
@@ -753,7 +761,7 @@ _RANGES = {"cc": (-1, 1), "sim": (0, 1), "iou": (0, 1)}
 
 def _bin_edges(values: np.ndarray, metric: str, bins: int) -> np.ndarray:
     "Edges that depend on the metric alone where its range is known, else on all values together."
-    if set(np.unique(values)) <= {0.0, 1.0}:
+    if metric == "pointing":
         return np.array([-0.5, 0.5, 1.5])
     # Divergences have a long tail: the best 99 % fill the axis.
     low, high = _RANGES.get(metric, (min(0, values.min()), np.quantile(values, 0.99)))
@@ -787,33 +795,33 @@ def agreement_histogram(
         )
     edges = _bin_edges(rows[metric].to_numpy(float), metric, bins)
     colours = _group_colours(list(rows[by].unique()), by)
+    middle = "mean" if metric == "pointing" else "median"  # the median of hits says nothing
     figure = go.Figure()
     for name, group in rows.groupby(by, sort=False)[metric]:
-        _add_histogram(figure, group.to_numpy(float), edges, str(name), colours[name])
+        values = group.to_numpy(float)
+        _add_histogram(figure, values, edges, str(name), colours[name], middle)
     cut = np.sum((rows[metric] < edges[0]) | (rows[metric] > edges[-1]))
-    note = f"{len(rows):,} of {len(predictions):,} rows have a human map"
-    note += "; dotted: median" if len(edges) > 3 else ""
+    note = f"{len(rows):,} of {len(predictions):,} rows have a human map; dotted: {middle}"
     note += f"; {cut:,} values beyond the axis are in the outermost bins" if cut else ""
     _titled(figure, "Agreement of model saliency with the human maps", note)
     figure.update_xaxes(title_text=METRICS.get(metric, metric), range=[edges[0], edges[-1]])
-    if len(edges) == 3:
+    if metric == "pointing":
         figure.update_xaxes(tickvals=[0, 1])
     figure.update_yaxes(title_text="share of the group's images (%)", rangemode="tozero")
     return figure.update_layout(legend_title_text=by)
 
-
+# %% ../nbs/11_figures.ipynb #cd574cc1
 def _add_histogram(
-    figure: go.Figure, values: np.ndarray, edges: np.ndarray, name: str, colour: str
+    figure: go.Figure, values: np.ndarray, edges: np.ndarray, name: str, colour: str, middle: str
 ):
-    "A step curve in per cent, filled, with its median."
+    "A step curve in per cent, filled, with its mean or median."
     counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
-    share, median = 100 * counts / len(values), float(np.median(values))
-    middle = f"mean {values.mean():.2f}" if len(counts) == 2 else f"median {median:.2f}"
+    share, centre = 100 * counts / len(values), float(getattr(np, middle)(values))
     figure.add_scatter(
         x=np.append(edges[0], edges),
         y=np.concatenate([[0], share, [0]]),
         customdata=np.concatenate([[0], counts, [0]]),
-        name=f"{name} (n = {len(values):,}, {middle})",
+        name=f"{name} (n = {len(values):,}, {middle} {centre:.2f})",
         meta=name,
         line=dict(color=colour, width=2, shape="hv"),
         mode="lines",
@@ -822,8 +830,7 @@ def _add_histogram(
         hovertemplate=f"<b>{name}</b><br>from %{{x:.2f}}: %{{y:.1f}} % (%{{customdata:,}})"
         "<extra></extra>",
     )
-    if len(counts) > 2:
-        figure.add_vline(median, line=dict(color=colour, dash="dot", width=2))
+    figure.add_vline(centre, line=dict(color=colour, dash="dot", width=2))
 
 # %% ../nbs/11_figures.ipynb #f26c39d8
 _SUMMARIES = ("macro_unseen", "macro_seen", "macro", "pooled")
@@ -881,7 +888,7 @@ def _add_dots(figure: go.Figure, group: pd.DataFrame, name: str, y: Sequence[flo
     if n > 1:
         figure.data[-1].error_x = dict(array=group["sd"].fillna(0), thickness=1.5, width=3)
 
-
+# %% ../nbs/11_figures.ipynb #47ff4f4e
 def auc_by_source(
     tables: Mapping,  # scenario -> AUC table, or list of tables, one a run
     title: str = "AUC by generator",
@@ -905,7 +912,7 @@ def auc_by_source(
     _titled(figure, title, note, height=190 + max(30, 12 * len(names)) * len(slots))
     return _auc_axes(figure, slots, (rows["mean"] - rows["sd"].fillna(0)).min())
 
-
+# %% ../nbs/11_figures.ipynb #beb0ca62
 def _auc_axes(figure: go.Figure, slots: Mapping, lowest: float) -> go.Figure:
     "Names of generators under bold headings; AUC from the first tenth below all dots to 1."
     figure.add_vline(0.5, line=dict(color="#777777", dash="dot", width=1.5))
@@ -946,7 +953,7 @@ def comparison_table(
     agreement = _summarise(pd.DataFrame(rows), "value", order, list(runs))
     return pd.concat([aucs, agreement], ignore_index=True)
 
-
+# %% ../nbs/11_figures.ipynb #a3fee0d8
 def comparison_figure(
     comparison: pd.DataFrame,  # of `comparison_table`
     title: str = "Scenarios compared",
@@ -974,5 +981,5 @@ def comparison_figure(
         go.Table(header=header, cells=body, columnwidth=[1.3, 1.2, *[1] * len(scenarios)])
     )
     note = "Mean ± 1 standard deviation over runs (n − 1); bold: best of its row"
-    _titled(figure, title, note, height=160 + 29 * len(rows))
+    _titled(figure, title, note, height=160 + 32 * len(rows))
     return figure.update_layout(margin=dict(l=18, r=18, t=100, b=20))
