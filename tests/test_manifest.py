@@ -561,6 +561,11 @@ def test_group_split_is_the_same_on_every_machine():
     assert again.split() == group_split(table).tolist()
 
 
+def test_group_split_of_a_few_groups_cuts_where_their_middles_lie():
+    table = pd.DataFrame({"subject": [*"abc"], "image": [*"abc"], "label": "x"})
+    assert sorted(group_split(table)) == ["train", "train", "val"]  # middles at 1/6, 3/6, 5/6
+
+
 def test_group_split_seeds_differ():
     table = pd.DataFrame({"subject": "", "image": np.arange(100).astype(str), "label": "x"})
     assert len({tuple(group_split(table, seed=seed)) for seed in range(10)}) == 10
