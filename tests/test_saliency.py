@@ -964,17 +964,18 @@ def test_share_and_threshold_refused():
 
 
 def test_pointing_game_in_a_region(rng):
-    q = np.zeros((9, 9))
+    q = np.zeros((9, 12))
     q[4, 4], q[4, 5] = 1.0, 0.5  # the region: two cells
     for (i, j), hit in {(4, 4): 1, (4, 5): 1, (4, 3): 0, (5, 4): 0}.items():
-        p = rng.random((9, 9)) * 0.5
+        p = rng.random((9, 12)) * 0.5
         p[i, j] = 1
         assert pointing_game(p, q) == hit
         assert pointing_game(p, q, tolerance=1) == 1
-    p = np.zeros((9, 9))
+    p = np.zeros((9, 12))
     p[2, 2] = 1  # 2 rows and 2 columns away: 2.83 cells
     assert pointing_game(p, q, tolerance=2.8) == 0 and pointing_game(p, q, tolerance=2.9) == 1
-    assert pointing_game(p, q * 0.3) == pointing_game(p, q)  # of q's own range
+    assert pointing_game(q, q * 0.3) == 1  # half of q's own range, not of [0, 1]
+    assert pointing_game(p, q * 0.3 + 0.6) == 0
 
 
 def test_agreement_of_a_batch(pairs):
