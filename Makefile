@@ -6,6 +6,8 @@ SHELL := bash
 VENV := .venv
 PY := $(VENV)/bin/python
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+FOUND := import sys; from importlib.util import find_spec as f; \
+    print(sys.version.split()[0], "" if f("venv") and f("ensurepip") else "without venv or ensurepip")
 CHECK := $(PY) -c 'from cyborg.launch import check_command; check_command()'
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -24,12 +26,12 @@ venv:
 	@if [ -f $(VENV)/stamp ] && [ "$$(head -n 1 $(VENV)/stamp)" != "$$(pwd -P)" ]; then \
 	    echo '$(VENV) was made in another folder: making it anew'; rm -rf $(VENV); \
 	fi
-	@$(MAKE) --no-print-directory $(PY)
+	@[ -x $(PY) ] || $(MAKE) --no-print-directory $(PY)
 	@stamp="$$(pwd -P; cat settings.ini setup.py | cksum)"; \
 	if [ "$$stamp" != "$$(cat $(VENV)/stamp 2>/dev/null)" ]; then \
 	    $(MAKE) --no-print-directory install && echo "$$stamp" > $(VENV)/stamp; \
 	fi
-	@$(CHECK) 2>/dev/null || { \
+	@grep -qs cyborg.launch $(VENV)/bin/papermill || { \
 	    echo 'repairing the papermill command of $(VENV), which is not the project'"'"'s'; \
 	    $(PY) -m pip install --quiet --force-reinstall --no-deps -e . && $(CHECK); }
 
@@ -42,8 +44,7 @@ $(PY):
 	done; \
 	echo 'cyborg needs Python 3.10, 3.11 or 3.12 with its venv module. None of these is one:' >&2; \
 	for python in $(or $(PYTHON),python3 python3.12 python3.11 python3.10); do \
-	    echo "  $$python: $$($$python -c 'import sys; print(sys.version.split()[0]); import ensurepip, venv' 2>&1 \
-	        | tail -n 1)" >&2; \
+	    echo "  $$python: $$($$python -c '$(FOUND)' 2>&1 | head -n 1)" >&2; \
 	done; \
 	echo 'Debian and Ubuntu: apt-get install python3-venv. Or: make PYTHON=/path/to/python3.12' >&2; \
 	exit 1
@@ -55,22 +56,20 @@ install:
 	$(PY) -m pip install --progress-bar off -e '.[dev,weights]' 2>&1 | tee $(VENV)/install.log \
 	    | $(PY) -c "$$PROGRESS" || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
 
-# pip in one line: at a terminal it is rewritten, elsewhere the few that matter are kept.
+# pip on one line: at a terminal it is rewritten, elsewhere only what matters is kept.
 define PROGRESS
 import sys, time
-start, files, end = time.monotonic(), 0, "\n"
+start, files, tty = time.monotonic(), 0, sys.stdout.isatty()
 for line in map(str.strip, sys.stdin):
     files += line.startswith(("Downloading ", "Using cached ", "Processing "))
     unpacking = line.startswith("Installing collected packages")
     if unpacking:
         line = f"unpacking {line.count(',') + 1} packages, which takes a few minutes when torch is among them"
-    if sys.stdout.isatty():
-        end = "\r"
-    elif not unpacking and not line.startswith(("ERROR", "WARNING")):
+    if line.startswith("WARNING") or not (tty or unpacking):
         continue
     text = f"[{time.monotonic() - start:4.0f} s, {files} files] {line}"[:110]
-    print(f"\x1b[K{text}" if end == "\r" else text, end=end, flush=True)
-print(f"[{time.monotonic() - start:4.0f} s, {files} files] pip has finished" + " " * 60)
+    print(f"\r\x1b[K{text}" if tty else text, end="" if tty else "\n", flush=True)
+print("\r\x1b[K" * tty + f"[{time.monotonic() - start:4.0f} s, {files} files] pip has finished")
 endef
 export PROGRESS
 
