@@ -659,6 +659,23 @@ def test_pickle_carries_no_pixels(images):
     assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True))
 
 
+def test_other_maps_take_the_place_of_the_human_ones(images):
+    dataset = dataset_of(images, flip=1.0)
+    wanted = 1 - dataset.human
+    dataset.set_maps(wanted)
+    batch = dataset.__getitems__([0, 1, 40])
+    np.testing.assert_allclose(batch.human[1:], wanted[[1, 40]][..., ::-1])
+    assert (batch.human[0] == 0).all() and not batch.has_map[0]
+    np.testing.assert_array_equal(dataset.images[5], decode_image(images.root / "5.png", 16))
+    for maps, text in (
+        (wanted[:3], "shape"),
+        (wanted + 1, "lies in"),
+        (wanted * np.nan, "lies in"),
+    ):
+        with pytest.raises(ValueError, match=f"maps .*{text}"):
+            dataset.set_maps(maps)
+
+
 # the loader
 
 
