@@ -11,15 +11,16 @@ __all__ = ['AUTHENTIC', 'SEEN', 'UNSEEN', 'SHARES', 'SUBJECT_IMAGES', 'FAULT_STR
 
 # %% ../nbs/02_demo.ipynb #21052fb9
 import json
-import os
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import joblib
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -57,6 +58,12 @@ EXAMINED = {"eyes": 0.45, "mouth": 0.35, "nose": 0.20}  # where an authentic fac
 QUALITY = 95  # JPEG, the same for both labels: a file type must not give the label away
 
 # %% ../nbs/02_demo.ipynb #33351eba
+@lru_cache(maxsize=8)
+def _circle(n):
+    t = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return np.stack([np.cos(t), np.sin(t)], -1)
+
+
 def ellipse(
     x: float,  # centre
     y: float,
@@ -66,10 +73,9 @@ def ellipse(
     n: int = 40,  # corners
 ) -> np.ndarray:  # (n, 2)
     "Corners of an ellipse."
-    t = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    c, s = np.cos(angle), np.sin(angle)
-    points = np.stack([rx * np.cos(t), (rx if ry is None else ry) * np.sin(t)], -1)
-    return points @ np.array([[c, s], [-s, c]]) + (x, y)
+    c, s = math.cos(angle), math.sin(angle)
+    ry = rx if ry is None else ry
+    return _circle(n) @ np.array([[rx * c, rx * s], [-ry * s, ry * c]]) + (x, y)
 
 
 def rounded(
@@ -989,21 +995,14 @@ def annotation_map(
 _VERSION = 1  # raised when the drawing changes, so that an old folder is not taken for a new one
 
 
+def _knobs():
+    names = "SHARES SUBJECT_IMAGES FAULT_STRENGTH SMEAR RIPPLE DECOYS CUE_STRENGTH CUE_RATE"
+    names += " ACCURACY JUDGEMENTS EXAMINED QUALITY BRUSH"
+    return {name: globals()[name] for name in names.split()}
+
+
 def _settings(n, size, seed):
-    knobs = (
-        "SHARES",
-        "SUBJECT_IMAGES",
-        "FAULT_STRENGTH",
-        "SMEAR",
-        "RIPPLE",
-        "DECOYS",
-        "CUE_STRENGTH",
-        "CUE_RATE",
-    )
-    knobs += ("ACCURACY", "JUDGEMENTS", "EXAMINED", "QUALITY", "BRUSH")
-    values = {"version": _VERSION, "n": n, "size": size, "seed": seed} | {
-        k: globals()[k] for k in knobs
-    }
+    values = {"version": _VERSION, "n": n, "size": size, "seed": seed} | _knobs()
     return json.loads(json.dumps(values))  # tuples as lists, as they will be read back
 
 
@@ -1034,21 +1033,30 @@ def _write_pair(folder, rows, size, seed):
     return answers, maps
 
 
+def _write_share(folder, table, size, seed, knobs):
+    "Write some pairs, in a worker that has imported this module afresh."
+    globals().update(knobs)  # whoever turned a knob after the import means the workers too
+    rows = list(table.itertuples())
+    return [
+        _write_pair(folder, pair, size, seed) for pair in zip(rows[::2], rows[1::2], strict=True)
+    ]
+
+
 def _write_demo(folder, n, size, seed, workers):
     "Write a whole set into an empty folder."
     plan = demo_plan(n, seed)
     for name in ("maps", *("images/" + source for source in plan.source.unique())):
         (folder / name).mkdir(parents=True)
-    pairs = [list(rows.itertuples()) for _, rows in plan.groupby("pair")]
+    shares = [plan.iloc[i : i + 20] for i in range(0, n, 20)]
+    run = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
     answers, maps = [], {}
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=n, desc="demo faces", unit="image") as bar,
-    ):
-        for some, named in pool.map(lambda rows: _write_pair(folder, rows, size, seed), pairs):
-            answers += some
-            maps |= named
-            bar.update(2)
+    with tqdm(total=n, desc="demo faces", unit="image") as bar:
+        done = run(joblib.delayed(_write_share)(folder, s, size, seed, _knobs()) for s in shares)
+        for some in done:
+            for judged, named in some:
+                answers += judged
+                maps |= named
+            bar.update(2 * len(some))
     pd.DataFrame(answers).to_parquet(folder / "annotations.parquet", index=False)
     table = plan.assign(
         map=plan.image.map(maps),
@@ -1063,7 +1071,7 @@ def _write_demo(folder, n, size, seed, workers):
         path.write_text(json.dumps(_settings(n, size, seed), indent=1))
 
 # %% ../nbs/02_demo.ipynb #70af1774
-def _finished(root, wanted):
+def _finished(root, wanted, replace=False):
     "Is the same set there already? Refuse a folder that holds anything else."
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
@@ -1071,12 +1079,12 @@ def _finished(root, wanted):
         raise FileExistsError(f"{root} exists and holds no demo set; name another folder as root")
     found = json.loads((root / "demo.json").read_text())
     differ = [k for k in wanted if found.get(k) != wanted[k]]
-    if differ:
+    if differ and not replace:
         told = "; ".join(f"{k} is {found.get(k)}, wanted {wanted[k]}" for k in differ)
         raise FileExistsError(
             f"{root} holds another demo set ({told}); name another root or pass replace=True"
         )
-    return True
+    return not differ
 
 
 def make_demo(
@@ -1084,25 +1092,23 @@ def make_demo(
     n: int = 2000,  # images, even, at least 40
     size: int = 128,  # pixels, 64 to 224
     seed: int = 0,  # same seed, same bytes
-    workers: int | None = None,  # threads; None: one a core, at most 8
+    workers: int | None = None,  # processes; None: one a core, at most 8, or one for a small set
     replace: bool = False,  # make the set anew if the folder holds another demo set
 ) -> Manifest:
     "Draw the demo set, or return it if `root` holds it already."
     _check(n, size, seed, workers)
-    root, wanted = (
-        Path(data_root() / "demo" if root is None else root).resolve(),
-        _settings(n, size, seed),
-    )
-    if not (replace and (root / "demo.json").is_file()) and _finished(root, wanted):
-        return read_manifest(root / "manifest.csv", root=root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        _write_demo(folder, n, size, seed, workers or min(8, os.cpu_count() or 1))
-        if root.exists():
-            shutil.rmtree(root)
-        folder.chmod(0o755)
-        folder.rename(root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    root = Path(data_root() / "demo" if root is None else root).resolve()
+    wanted = _settings(n, size, seed)
+    if not _finished(root, wanted, replace):
+        workers = workers or (min(8, joblib.cpu_count()) if n > 400 else 1)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+        try:
+            _write_demo(folder, n, size, seed, workers)
+            folder.chmod(0o755)  # mkdtemp keeps others out
+            if not _finished(root, wanted, replace):  # someone else may have been faster
+                shutil.rmtree(root, ignore_errors=True)
+                folder.rename(root)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     return read_manifest(root / "manifest.csv", root=root)

@@ -26,9 +26,7 @@ def small(tmp_path_factory):
 
 def _hashes(folder):
     files = (p for p in folder.rglob("*") if p.is_file())
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
-    }
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def _row(table, i):
@@ -50,7 +48,9 @@ def test_an_image_does_not_depend_on_what_was_drawn_before():
 
 def test_another_seed_gives_other_pictures_and_another_order_of_cues():
     plan = demo_plan(400)
-    assert (draw_image(_row(plan, 0), 0, 64, seed=1).picture != draw_image(_row(plan, 0), 0, 64).picture).mean() > 0.5
+    assert (
+        draw_image(_row(plan, 0), 0, 64, seed=1).picture != draw_image(_row(plan, 0), 0, 64).picture
+    ).mean() > 0.5
     assert (demo_plan(400, seed=1).cue != plan.cue).any()
 
 
@@ -147,7 +147,12 @@ def _drawn(fault):
     part = {name: ellipse(*xy, 8, 6) for name, xy in {
         "left_eye": (40, 50), "right_eye": (88, 50), "nose": (64, 75), "mouth": (64, 98), "forehead": (64, 25),
     }.items()}  # fmt: skip
-    return Drawn(np.zeros((128, 128, 3), np.uint8), part, part["mouth"] if fault else None, "mouth" if fault else "")
+    return Drawn(
+        np.zeros((128, 128, 3), np.uint8),
+        part,
+        part["mouth"] if fault else None,
+        "mouth" if fault else "",
+    )
 
 
 def test_annotators_are_as_good_as_they_are_said_to_be():
@@ -161,7 +166,9 @@ def test_annotators_are_as_good_as_they_are_said_to_be():
 
 def test_who_is_right_paints_the_fault_and_who_is_wrong_does_not():
     drawn, rng = (_drawn(False), _drawn(True)), np.random.default_rng(0)
-    answers = [a for _ in range(100) for a in judge_pair(("a", "b"), drawn, rng) if a["image"] == "b"]
+    answers = [
+        a for _ in range(100) for a in judge_pair(("a", "b"), drawn, rng) if a["image"] == "b"
+    ]
     for answer in answers:
         centre = np.mean([p for s in answer["strokes"] for p in s], axis=0)
         near = np.hypot(*(centre - (64, 98))) < 8
@@ -181,7 +188,13 @@ def test_maps_of_synthetic_images_lie_on_the_fault(small):
 
 
 def test_nobody_right_gives_no_map():
-    wrong = dict(image="a", annotator="a1", correct=False, strokes=[[[1.0, 2.0], [3.0, 4.0]]], times=[[0.1, 0.2]])
+    wrong = dict(
+        image="a",
+        annotator="a1",
+        correct=False,
+        strokes=[[[1.0, 2.0], [3.0, 4.0]]],
+        times=[[0.1, 0.2]],
+    )
     assert annotation_map([wrong, wrong], 64) is None
     assert annotation_map([wrong, wrong | {"correct": True}], 64).max() == 1
 
