@@ -664,7 +664,7 @@ def group_split(
     )
     names = groups["name"].to_numpy(object)
     order = pd.util.hash_array(names, hash_key=f"{seed:016d}"[:16], categorize=False)
-    groups = groups.assign(order=order).sort_values(["stratum", "order", "name"])
+    groups = groups.assign(order=order).sort_values(["order", "name"])
     sizes = groups.groupby("stratum")["size"]
     # where in its stratum the middle of a group lies, in (0, 1)
     middle = (sizes.cumsum() - groups["size"] / 2) / sizes.transform("sum")

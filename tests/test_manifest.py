@@ -290,6 +290,7 @@ def test_writing_elsewhere_than_csv_or_parquet_is_refused(small, tmp_path):
 def test_digest_depends_on_every_cell_but_not_on_the_root(small):
     digests = {changed(small, 3, **{name: "x"}).digest for name in COLUMNS} | {small.digest}
     assert len(digests) == len(COLUMNS) + 1
+    assert Manifest(small.table.assign(note=""), small.root).digest != small.digest
     assert Manifest(small.table, "/else").digest == small.digest
     assert Manifest(small.table[::-1], small.root).digest != small.digest
 
@@ -468,7 +469,8 @@ def test_counterparts(small):
         ManifestError, match="unknown counterpart: 10 rows.*'tpy' in 10 .did you mean 'toy'"
     ):
         validate(typo)
-    assert validate(Manifest(small.table.assign(counterpart="toy"), small.root)) == []
+    names = ["toy", "toy|toy", ""] * 10  # a row may be without
+    assert validate(Manifest(small.table.assign(counterpart=names), small.root)) == []
 
 
 # ---- file giveaways
@@ -658,6 +660,19 @@ def test_bad_maps_folder(tmp_path, maps, message):
     touch(tmp_path / "root", "train/real/1.jpg", "other/train/real/2.png")
     with pytest.raises(ManifestError, match=message):
         read_folders(tmp_path / "root", maps=maps)
+
+
+def test_maps_folder_below_a_linked_root(tmp_path):
+    touch(tmp_path / "real", "train/real/1.jpg", "maps/train/real/1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    table = read_folders(tmp_path / "link", maps=tmp_path / "link/maps").table
+    assert table["map"].tolist() == ["maps/train/real/1.png"]
+
+
+def test_two_images_of_one_base_name(tmp_path):
+    touch(tmp_path, "train/real/1.jpg", "train/fake/1.jpg", "maps/1.png")
+    with pytest.raises(ManifestError, match="not told apart by train/fake/1.jpg, train/real/1.jpg"):
+        read_folders(tmp_path, maps="maps")
 
 
 def test_empty_maps_folder(tmp_path):
