@@ -39,6 +39,13 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(small, tmp_pa
     assert one.digest == small.digest
 
 
+def test_a_turned_knob_reaches_the_workers(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "QUALITY", 30)
+    two = _hashes(make_demo(tmp_path / "two", **SMALL, workers=2).root)
+    assert two == _hashes(make_demo(tmp_path / "one", **SMALL, workers=1).root)
+    assert two["images/iris/00001.jpg"] != _hashes(small.root)["images/iris/00001.jpg"]
+
+
 def test_an_image_does_not_depend_on_what_was_drawn_before():
     plan = demo_plan(40)
     alone = draw_image(_row(plan, 7), 7, 64).picture
@@ -144,15 +151,10 @@ def test_each_stroke_point_has_a_time_and_time_runs_on(small):
 
 
 def _drawn(fault):
-    part = {name: ellipse(*xy, 8, 6) for name, xy in {
-        "left_eye": (40, 50), "right_eye": (88, 50), "nose": (64, 75), "mouth": (64, 98), "forehead": (64, 25),
-    }.items()}  # fmt: skip
-    return Drawn(
-        np.zeros((128, 128, 3), np.uint8),
-        part,
-        part["mouth"] if fault else None,
-        "mouth" if fault else "",
-    )
+    places = dict(left_eye=(40, 50), right_eye=(88, 50), nose=(64, 75), mouth=(64, 98))
+    part = {name: ellipse(*xy, 8, 6) for name, xy in (places | dict(forehead=(64, 25))).items()}
+    wrong = (part["mouth"], "mouth") if fault else (None, "")
+    return Drawn(np.zeros((128, 128, 3), np.uint8), part, *wrong)
 
 
 def test_annotators_are_as_good_as_they_are_said_to_be():
@@ -229,6 +231,19 @@ def test_a_run_that_breaks_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         make_demo(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_at_once_the_faster_wins_and_the_other_leaves_nothing(tmp_path, monkeypatch):
+    def slowly(folder, *settings):
+        monkeypatch.undo()
+        make_demo(tmp_path / "set", **SMALL)
+        (tmp_path / "set" / "first").touch()
+        demo._write_demo(folder, *settings)
+
+    monkeypatch.setattr(demo, "_write_demo", slowly)
+    make_demo(tmp_path / "set", **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    assert (tmp_path / "set" / "first").exists()
 
 
 def test_an_empty_folder_is_filled(tmp_path):
