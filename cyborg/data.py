@@ -99,10 +99,8 @@ def _rgb(
     if image.mode in ("I", "F"):
         raise _refusal(path, f"32-bit pixels (mode {image.mode}), their white is not defined")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert(
-            "RGB"
-        )
+        behind = Image.new("RGBA", image.size, BACKGROUND)
+        image = Image.alpha_composite(behind, image.convert("RGBA"))
     return image.convert("RGB")
 
 # %% ../nbs/04_data.ipynb #dbdc3826
@@ -317,9 +315,8 @@ def _fill(
         for chunk in chunks[start:] + chunks[:start]:
             skip = present(chunk)
             rest = [item for item in chunk if item not in skip]
-            outcome = dict(
-                zip(rest, store.pool.map(lambda item: _outcome(work, item), rest), strict=True)
-            )
+            results = store.pool.map(lambda item: _outcome(work, item), rest)
+            outcome = dict(zip(rest, results, strict=True))
             refused |= {k: v for k, v in outcome.items() if isinstance(v, ImageError)}
             good = {k: v for k, v in outcome.items() if k not in refused}
             if good:
@@ -398,7 +395,8 @@ class _Pixels:
         "Write squares behind the last entered one, then enter them"
         with self.store.writing() as db:
             db.execute("delete from images where size=? and row>=?", (self.size, self.capacity()))
-            good = {key: good[key] for key in good.keys() - self.entries(list(good)).keys()}
+            have = self.entries(list(good))  # another process may have entered them by now
+            good = {key: entry for key, entry in good.items() if key not in have}
             query = "select coalesce(max(row) + 1, 0) from images where size=?"
             (first,) = db.execute(query, (self.size,)).fetchone()
             with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
@@ -505,15 +503,16 @@ def gather(
 def open_cache(
     manifest: Manifest,  # images of any splits
     size: int,  # S, side in pixels
-    folder: str
-    | Path
-    | None = None,  # cache folder, shared by all runs; None is `.cache` in the data root
+    folder: str | Path | None = None,  # cache folder; None is `.cache` in the data root
     threads: int | None = None,  # decoding threads; None is one a usable processor
 ) -> Cache:
     "Decode what is not yet cached and map the rest; raises `CacheError` when the disk is full"
     size = _whole("size", size, 1)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise ValueError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, expected False: see above")
+        raise ValueError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, expected False: truncated images would "
+            "be cached with grey in the place of what is missing"
+        )
     names = pd.Index(manifest.table["image"].unique())
     paths = [str(safe_path(manifest.root, name)) for name in names]
     with _Store(folder, threads) as store:
@@ -623,6 +622,7 @@ def open_maps(
 ) -> HumanMaps:
     "Human maps of a manifest, area-averaged to the network's grid and cached"
     h, w = (_whole("map_size", side, 1) for side in map_size)
+    grid = f"{h}x{w}"
     code, names = pd.factorize(manifest.table["map"].where(manifest.table["map"] != ""))
     paths = [str(safe_path(manifest.root, name)) for name in names]
     with _Store(folder, threads) as store:
@@ -631,24 +631,25 @@ def open_maps(
 
         def present(wanted: Sequence[str]) -> dict[str, _GridMap]:
             query = (
-                "select key, height, width, flat, cells from maps where grid='%dx%d' and key in (?)"
+                "select key, height, width, flat, cells from maps where grid='%s' and key in (?)"
             )
-            return {key: _GridMap(*rest) for key, *rest in store.select(query % (h, w), wanted)}
+            return {key: _GridMap(*rest) for key, *rest in store.select(query % grid, wanted)}
 
         def commit(good: dict[str, _GridMap]) -> None:
             with store.writing() as db:
-                rows = [(f"{h}x{w}", key, *entry) for key, entry in good.items()]
+                rows = [(grid, key, *entry) for key, entry in good.items()]
                 db.executemany("insert or ignore into maps values (?, ?, ?, ?, ?, ?)", rows)
+
+        def work(key: str) -> _GridMap:
+            return _grid_map(source[key], (h, w))
 
         have = present(list(source))
         todo = [key for key in source if key not in have]
-        work = lambda key: _grid_map(source[key], (h, w))  # noqa: E731
         damaged = _fill(store, todo, present, work, commit, f"caching maps of {h} x {w}")
         have = present(list(source))
     refused |= {path: damaged[key] for path, key in keys.items() if key in damaged}
-    return _placed(
-        code, names, paths, [have.get(keys.get(path)) for path in paths], refused, (h, w)
-    )
+    entries = [have.get(keys.get(path)) for path in paths]
+    return _placed(code, names, paths, entries, refused, (h, w))
 
 
 def _placed(
@@ -976,9 +977,7 @@ class Loader(DataLoader):
 
 
 def _as_it_is(batch: Batch) -> Batch:
-    return (
-        batch  # `__getitems__` has collated already; a named function, so that spawn can pickle it
-    )
+    return batch  # collated by `__getitems__`; named, so that spawn can pickle it
 
 
 def make_loader(
@@ -987,23 +986,22 @@ def make_loader(
     shuffle: bool = False,  # True for training
     seed: int = 0,  # of the order
     workers: int = 0,  # processes; batches are the same for any number of them
-    context: str
-    | None = None,  # how workers start: "fork", "spawn", "forkserver"; None is the system's
+    context: str | None = None,  # "fork", "spawn" or "forkserver"; None is the system's
 ) -> Loader:
     "Batches of a data set, the same for the same seed and epoch"
     least = 2 if shuffle else 1
     batch_size, workers = _whole("batch_size", batch_size, least), _whole("workers", workers, 0)
+    seed = _whole("seed", seed, 0)
     if len(dataset) < least:
         raise ValueError(f"dataset has {len(dataset)} images, expected at least {least}")
+    own = torch.Generator().manual_seed(seed)  # else torch's global one would be drawn from
     return Loader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, _whole("seed", seed, 0)),
+        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed),
         collate_fn=_as_it_is,
         num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context=context if workers else None,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(
-            seed
-        ),  # else torch's global one would be drawn from
+        generator=own,
     )

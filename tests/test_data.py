@@ -262,6 +262,9 @@ def test_young_files_are_hashed_again(tmp_path):
     manifest = manifest_of(tmp_path, ["a.bmp"])
     before = (tmp_path / "a.bmp").stat()
     open_cache(manifest, 4, tmp_path / "cache")
+    (index,) = (tmp_path / "cache").glob("*/index.sqlite")
+    with sqlite3.connect(index) as db:
+        assert db.execute("select count(*) from files").fetchone() == (0,)  # nothing remembered
     Image.new("RGB", (4, 4), "black").save(tmp_path / "a.bmp")  # same size in bytes
     os.utime(tmp_path / "a.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (open_cache(manifest, 4, tmp_path / "cache").gather([0]) == 0).all()
