@@ -323,9 +323,7 @@ def _open_predictions(
 def read_predictions(
     path: str | Path,  # predictions.parquet, or the folder it lies in
     columns: Sequence[str] | None = None,  # None: all
-) -> (
-    pd.DataFrame
-):  # a row an image, in the manifest's order; `attrs` holds classes, settings, versions
+) -> pd.DataFrame:  # a row an image, in the manifest's order; `attrs` holds the file's note
     "Read what `predict` wrote; PredictionsError where the file is damaged."
     path = Path(path)
     path = path / FILES[-1] if path.is_dir() else path
@@ -426,12 +424,12 @@ def _score_part(
         batch = part.dataset.__getitems__(range(start, min(start + batch_size, n)))
         return batch._replace(image=batch.image.pin_memory()) if pin else batch
 
-    none = torch.zeros(0, *network.map_size)
-    scored = [Scored(torch.zeros(0, len(network.head_weight)), none, none, torch.zeros(0) > 0)]
+    scored = []
     for batch in _ahead(load, range(0, n, batch_size), workers):
         scored.append(score_batch(network, batch, **how))
         bar.update(len(batch.image))
-    return gather(scored[n > 0 :])
+    logits, maps = torch.zeros(0, len(network.head_weight)), torch.zeros(0, *network.map_size)
+    return gather(scored or [Scored(logits, maps, maps, torch.zeros(0) > 0)])
 
 
 def _score_rest(
@@ -544,9 +542,7 @@ def predict(
     which: Which = "pred",  # whose saliency, see `cyborg.cam.class_weight`
     precision: str = "fp32",  # of the forward pass, or "bf16" (autocast)
     channels_last: bool = True,  # memory layout of images and weights meanwhile; usually faster
-    cache: bool
-    | str
-    | Path = True,  # keep decoded images for other runs; or in this folder; or not
+    cache: bool | str | Path = True,  # keep decoded images (or where), see below
     shard_size: int = 2048,  # images between two savings
     overwrite: bool = False,  # throw away what is there, finished or not
 ) -> Path:  # folder/predictions.parquet, beside mean_maps.npz and excluded.csv
@@ -612,8 +608,9 @@ def read_mean_maps(
     "Mean model saliency and mean human map over all sources and labels."
     means = RunningMean.load(Path(folder) / "mean_maps.npz")
     maps, counts = [], []
-    for human in (False, True):
-        keys = [key for key in means.keys if key.startswith("human|") == human]
+    # A source may itself be called human; only a human mean has a model's beside it.
+    people = [key for key in means.keys if key.removeprefix("human|") in {*means.keys} - {key}]
+    for keys in ([key for key in means.keys if key not in people], people):
         n = [means.count(key) for key in keys]
         maps.append(np.average([means.mean(key) for key in keys], axis=0, weights=n) if n else None)
         counts.append(sum(n))

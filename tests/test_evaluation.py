@@ -32,6 +32,7 @@ from cyborg.evaluation import (
     class_table,
     evaluation_mode,
     predict,
+    read_mean_maps,
     read_predictions,
     roc_points,
     weights_digest,
@@ -103,8 +104,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_against_a_literal_loop(manifest, tmp_path):
     "Logits, score, class, agreement and both means of one image after the other."
-    network = Tiny().eval()
+    network = Tiny().train()
     predictions = read_predictions(predict(network, manifest, tmp_path / "run", batch_size=7))
+    network.eval()
     assert predictions["image"].tolist() == manifest.table["image"].tolist()
     model_maps, human_maps = {}, {}
     mean, std = (np.array(values, np.float32) for values in (network.mean, network.std))
@@ -137,7 +139,7 @@ def test_against_a_literal_loop(manifest, tmp_path):
 
 @pytest.mark.parametrize("how", [{"batch_size": 1}, {"batch_size": 20}, {"workers": 3}])
 def test_batch_size_and_workers_do_not_matter(manifest, tmp_path, how):
-    network = make_network("resnet18", weights="none", size=64)
+    network = make_network("resnet18", weights="none", size=64).train()
     manifest = Manifest(manifest.table[:13], manifest.root)
     one = read_predictions(predict(network, manifest, tmp_path / "one", batch_size=5))
     two = read_predictions(predict(network, manifest, tmp_path / "two", shard_size=8, **how))
@@ -204,6 +206,19 @@ def test_cache_is_where_it_was_asked_for(manifest, tmp_path, cache, monkeypatch)
     assert not (tmp_path / "data").exists()
     assert sorted(contents(tmp_path / "run")) == sorted(FILES)
     assert (tmp_path / "kept").exists() == bool(cache)
+
+
+def test_mean_maps_of_the_whole_set(manifest, tmp_path):
+    "Each image counts once, also where a source is called human."
+    table = manifest.table.assign(source=manifest.table["source"].replace("ffhq", "human"))
+    folder = predict(Tiny(), Manifest(table, manifest.root), tmp_path / "run").parent
+    overall = read_mean_maps(folder)
+    assert (overall.n_model, overall.n_human) == (41, (table["map"] != "").sum())
+    maps = [resize_map(read_map(manifest.root / name), (4, 4)) for name in table["map"] if name]
+    assert np.allclose(overall.human, np.mean(maps, axis=0), atol=1e-5)
+    bare = Manifest(table.assign(map=""), manifest.root)
+    overall = read_mean_maps(predict(Tiny(), bare, tmp_path / "bare").parent)
+    assert overall.human is None and overall.n_human == 0
 
 
 # --- memory -----------------------------------------------------------------------------------
