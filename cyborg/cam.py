@@ -34,7 +34,7 @@ def class_weight(
     weight: torch.Tensor,  # (C, N)
     logits: torch.Tensor,  # (B, C)
     labels: torch.Tensor | None = None,  # (B,) int64, needed for `true`
-    which: Which = "pred",  # predicted class, true class, or predicted class minus the mean of the others
+    which: Which = "pred",  # predicted class, true class, or predicted minus mean of the others
 ) -> torch.Tensor:  # (B, N)
     "For each image the weights whose map is wanted."
     if which == "true":
@@ -78,7 +78,7 @@ def min_max(
     "Scale each map by its own minimum and maximum; flat maps become zeros."
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     flat = is_flat(maps)[..., None, None]
-    # The inner `where` keeps 0/0 out of the backward pass as well, which a `where` on the result alone does not.
+    # The inner `where` keeps 0/0 out of the backward pass as well; one on the result does not.
     scaled = (maps - low) / torch.where(flat, torch.ones_like(high), high - low)
     return torch.where(flat, torch.zeros_like(scaled), scaled)
 
@@ -89,12 +89,12 @@ def model_saliency(
     which: Which = "pred",  # whose map, see `class_weight`
     labels: torch.Tensor | None = None,  # (B,) int64, needed for `true`
 ) -> torch.Tensor:  # (B, h, w) in [0, 1]
-    "Model saliency s^(model) of section 5: the class activation map of each image scaled to [0, 1]."
+    "Model saliency s^(model) of section 5: each image's class activation map in [0, 1]."
     return min_max(class_map(output, network.head_weight, which, labels))
 
 # %% ../nbs/06_cam.ipynb #f16d1602
 class _Pooled(nn.Module):
-    "The network seen by grad-cam: images in, logits out, with a module at which the pooled tensor passes."
+    "The network as grad-cam wants it: images in, logits out, a module the pooled tensor passes."
 
     def __init__(self, network: Network):
         super().__init__()
@@ -111,7 +111,7 @@ def grad_cam(
     images: torch.Tensor,  # (B, 3, S, S), normalised
     classes: torch.Tensor,  # (B,) int64, the class whose evidence is wanted
 ) -> torch.Tensor:  # (B, S, S) float32 in [0, 1], zeros where nothing speaks for the class
-    "GradCAM (Selvaraju et al. 2017) of the pooled tensor by the grad-cam package, in eval mode, mode restored."
+    "GradCAM (Selvaraju et al. 2017) of the pooled tensor, in eval mode; the mode is restored."
     was_training = network.training
     wrapped = _Pooled(network).eval()
     try:

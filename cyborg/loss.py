@@ -18,7 +18,7 @@ from .models import Output
 
 # %% ../nbs/07_loss.ipynb #27257db3
 def l2(model: torch.Tensor, human: torch.Tensor) -> torch.Tensor:
-    "Euclidean norm of the difference (the formula of section 5); its gradient where the maps are equal is 0."
+    "Euclidean norm of the difference (formula of section 5), with gradient 0 where maps are equal."
     squared = (model - human).square().sum((-2, -1))
     zero = squared == 0
     return torch.where(zero, squared, torch.where(zero, torch.ones_like(squared), squared).sqrt())
@@ -74,7 +74,7 @@ def cc(model: torch.Tensor, human: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(model: torch.Tensor, human: torch.Tensor) -> torch.Tensor:
-    "1 − structural similarity (Wang et al. 2004, eq. 13) with one window over the whole map and data range 1."
+    "1 − structural similarity (Wang et al. 2004, eq. 13), the whole map its one window, range 1."
     m, q, vm, vq, cov = _moments(model, human)
     c1, c2 = 0.01**2, 0.03**2
     return 1 - (2 * m * q + c1) * (2 * cov + c2) / ((m**2 + q**2 + c1) * (vm + vq + c2))
@@ -119,11 +119,11 @@ DEFINITIONS = {
 # %% ../nbs/07_loss.ipynb #43f79b99
 def cyborg_loss(
     output: Output,  # of one forward pass
-    weight: torch.Tensor,  # (C, N), the network's `head_weight`; detached, the saliency part leaves the head alone
+    weight: torch.Tensor,  # (C, N), the network's `head_weight`; detach it to leave the head alone
     labels: torch.Tensor,  # (B,) int64, true classes
     human: torch.Tensor,  # (B, h, w), human maps at the size of the features
     has_map: torch.Tensor,  # (B,) bool, which images have one
-    alpha: float = 0.5,  # weight of the classification part in [0, 1] (section 6.1); 1 is plain cross-entropy
+    alpha: float = 0.5,  # weight of the classification part (section 6.1); 1: cross-entropy alone
     which: Which = "pred",  # whose map is compared
     distance: str = "mse",  # a key of `DISTANCES`
     definition: str = "",  # a key of `DEFINITIONS`, in place of `which` and `distance`

