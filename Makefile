@@ -73,10 +73,20 @@ print("\r\x1b[K" * tty + f"[{time.monotonic() - start:4.0f} s, {files} files] pi
 endef
 export PROGRESS
 
+# --stdout-file - shows what the notebook prints: a line an epoch, with the time left.
+RUN := $(VENV)/bin/papermill nbs/train.ipynb --stdout-file - -r runs "$(CURDIR)/runs"
+
 train: venv
-	$(PY) -c 'from cyborg.demo import make_demo; make_demo()'
-	$(VENV)/bin/papermill nbs/train.ipynb runs/demo-classical/report.ipynb -p alpha 1.0
-	$(VENV)/bin/papermill nbs/train.ipynb runs/demo-cyborg/report.ipynb -p alpha 0.5
+	@$(PY) -c 'from cyborg.demo import make_demo; make_demo()'
+	@mkdir -p runs/demo-classical runs/demo-cyborg
+	@echo 'classical training: cross-entropy alone'
+	@$(RUN) runs/demo-classical/report.ipynb -p name demo-classical -p alpha 1.0
+	@echo 'CYBORG: cross-entropy and human maps, same seed'
+	@$(RUN) runs/demo-cyborg/report.ipynb -p name demo-cyborg -p alpha 0.5
+	@echo; echo 'AUC by generator, and agreement with the human maps'
+	@$(VENV)/bin/cyborg-compare runs/demo-classical runs/demo-cyborg
+	@echo; echo 'run folders:         runs/demo-classical  runs/demo-cyborg'
+	@echo 'executed notebooks:  report.ipynb in each; open with $(VENV)/bin/jupyter lab runs'
 
 test: venv
 	@$(PY) -m pytest tests -n logical --maxprocesses 8 --dist worksteal
