@@ -157,17 +157,17 @@ def test_animation_gives_its_first_frame(tmp_path, suffix):
     assert (decode_image(tmp_path / f"a.{suffix}", 8) == 255).all()
 
 
-@pytest.mark.parametrize("side", [1023, 1024])
-def test_scaled_decode_stays_near_the_full_one(tmp_path, side):
+@pytest.mark.parametrize("side, size", [(1024, 64), (1023, 64), (129, 4)])
+def test_scaled_decode_stays_near_the_full_one(tmp_path, side, size):
     rng = np.random.default_rng(0)
     noisy = picture(side, side) * 0.7 + rng.integers(0, 76, (side, side, 3))
     Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "a.jpg", quality=92)
-    full = Image.open(tmp_path / "a.jpg").resize((64, 64), Image.Resampling.BILINEAR)
+    full = Image.open(tmp_path / "a.jpg").resize((size, size), Image.Resampling.BILINEAR)
     drafted = Image.open(tmp_path / "a.jpg")
-    drafted.draft(None, (64 * data._MARGIN, 64 * data._MARGIN))
+    drafted.draft(None, (size * data._MARGIN, size * data._MARGIN))
     assert drafted.size[0] < side  # or this test would compare nothing
-    difference = np.abs(decode_image(tmp_path / "a.jpg", 64).astype(int) - np.asarray(full))
-    assert difference.mean() < 0.3 and difference.max() <= 4
+    difference = np.abs(decode_image(tmp_path / "a.jpg", size).astype(int) - np.asarray(full))
+    assert difference.mean() < 0.5 and difference.max() <= 4
 
 
 def bytes_of(image: Image.Image, form: str, **options) -> bytes:
