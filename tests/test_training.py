@@ -245,7 +245,7 @@ def test_paired_scenarios_start_from_the_same_weights_and_see_the_same_batches(f
 def test_one_forward_pass_a_step(faces, tmp_path):
     config = run_config(settings(faces, tmp_path))
     network = make_network("resnet18", size=40, weights="none")
-    datasets = make_datasets(read_manifest(faces), network, config)
+    datasets = make_datasets(read_manifest(faces, faces.parent), network, config)
     calls = []
     network.backbone.conv1.register_forward_hook(lambda *_: calls.append(1))
     batch = datasets["train"].__getitems__([0, 1, 2])
@@ -257,7 +257,7 @@ def test_one_forward_pass_a_step(faces, tmp_path):
 
 def test_control_maps_take_the_human_maps_place(faces, tmp_path):
     network = make_network("resnet18", size=40, weights="none")
-    manifest = read_manifest(faces)
+    manifest = read_manifest(faces, faces.parent)
     human, inverted = (
         make_datasets(manifest, network, run_config(settings(faces, tmp_path, maps=kind)))["train"]
         for kind in ("human", "inverted")
