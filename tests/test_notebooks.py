@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ NAMES = sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb") if p.stem not in ELSEWH
 
 def run_notebook(path: Path) -> subprocess.CompletedProcess:
     """Run nbdev_test on one notebook, from its project's folder."""
-    code = "from nbdev.test import nbdev_test; nbdev_test()"
-    command = [sys.executable, "-c", code, "--path", str(path), "--n_workers", "0"]
+    nbdev_test = str(Path(sysconfig.get_path("scripts")) / "nbdev_test")
+    command = [sys.executable, nbdev_test, "--path", str(path), "--n_workers", "0"]
     return subprocess.run(
         command, cwd=path.parents[1], capture_output=True, text=True, timeout=300, check=False
     )
