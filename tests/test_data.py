@@ -7,8 +7,10 @@ import pickle
 import secrets
 import signal
 import sqlite3
+import struct
 import time
 import warnings
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -167,7 +169,7 @@ def test_scaled_decode_stays_near_the_full_one(tmp_path, side, size):
     drafted.draft(None, (size * data._MARGIN, size * data._MARGIN))
     assert drafted.size[0] < side  # or this test would compare nothing
     difference = np.abs(decode_image(tmp_path / "a.jpg", size).astype(int) - np.asarray(full))
-    assert difference.mean() < 1 and difference.max() <= 4
+    assert difference.mean() < 1 and difference.max() <= 8
 
 
 def bytes_of(image: Image.Image, form: str, **options) -> bytes:
@@ -212,10 +214,13 @@ def test_what_is_no_image_is_refused_by_path_and_reason(tmp_path):
 
 def test_decompression_bombs_are_refused(tmp_path):
     for side in (10_000, 20_000):  # PIL warns of the first and raises for the second
-        Image.new("1", (side, side)).save(tmp_path / f"{side}.png")
+        small = bytes_of(Image.new("1", (1, 1)), "PNG")
+        header = b"IHDR" + struct.pack(">II", side, side) + small[24:29]
+        header += struct.pack(">I", zlib.crc32(header))
+        (tmp_path / f"{side}.png").write_bytes(small[:12] + header + small[33:])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(ImageError, match=rf"{side}\.png"):
+            with pytest.raises(ImageError, match=rf"{side}\.png.*(pixels, at most|Bomb)"):
                 decode_image(tmp_path / f"{side}.png", 8)
 
 
@@ -377,6 +382,21 @@ def test_killed_while_building(images, monkeypatch):
     with file.open("ab") as tail:
         tail.write(b"torn")
     check_complete(images)
+
+
+def test_what_another_process_has_done_is_not_repeated(images, monkeypatch):
+    calls = []
+
+    def begin(count):
+        calls.append(count)
+        if len(calls) == 2:  # files are read, decoding is about to begin
+            open_cache(images, 8, images.root / "cache")
+            monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("decoded again"))
+        return 0
+
+    monkeypatch.setattr(secrets, "randbelow", begin)
+    open_cache(images, 8, images.root / "cache")
+    assert len(calls) == 4
 
 
 def test_pixels_cut_off_or_lost_are_decoded_again(images):
