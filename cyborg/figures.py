@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SCENARIO_COLOURS', 'SCENARIO_DASHES', 'SCENARIO_SYMBOLS', 'LABEL_COLOURS', 'SOURCE_COLOURS', 'TEMPLATE',
            'METRIC_LABELS', 'Style', 'scenario_style', 'loss_curves', 'accuracy_curves', 'training_curves',
-           'update_training_curves', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'sample_rows',
-           'manifest_samples', 'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram',
-           'auc_by_source', 'comparison_table', 'comparison_figure']
+           'display_data', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'sample_rows', 'manifest_samples',
+           'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram', 'auc_by_source',
+           'comparison_table', 'comparison_figure']
 
 # %% ../nbs/11_figures.ipynb #9113d555
 import base64
 import io
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -349,16 +350,12 @@ def training_curves(
     return figure.update_layout(legend2=dict(x=1, y=0.02, yanchor="bottom", **inside))
 
 
-def update_training_curves(
-    figure: go.Figure,  # of `training_curves`, or a `FigureWidget` made of it
-    history: pd.DataFrame,  # the run's history so far, shape (epochs so far, columns)
-) -> None:
-    "Put the latest history into the traces of `figure`, all at once."
-    columns = ["epoch", *(trace.meta for trace in figure.data)]
-    _check_table(history, columns, "history")
-    with figure.batch_update():
-        for trace in figure.data:
-            trace.x, trace.y = history["epoch"], history[trace.meta]
+def display_data(
+    figure: go.Figure,
+) -> dict[str, dict]:  # by MIME type
+    "What a notebook front end draws; for `display(..., raw=True, display_id=True)` and `update`."
+    # A Figure that is displayed itself ignores the display id, so it could not be redrawn in place.
+    return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
 
 # %% ../nbs/11_figures.ipynb #5c444c16
 def thinned_roc(

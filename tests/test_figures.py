@@ -24,6 +24,7 @@ from cyborg.figures import (
     colour_table,
     comparison_figure,
     comparison_table,
+    display_data,
     loss_curves,
     manifest_samples,
     map_grid,
@@ -36,7 +37,6 @@ from cyborg.figures import (
     scenario_style,
     thinned_roc,
     training_curves,
-    update_training_curves,
 )
 
 CHANCE = np.random.default_rng
@@ -229,21 +229,23 @@ def test_scenarios_name_what_is_wrong():
         loss_curves({"cyborg": [{"epoch": 1}]})
 
 
-@pytest.mark.parametrize("kind", [go.Figure, go.FigureWidget])
-def test_live_curves_are_updated_in_place(kind):
+def test_live_curves_keep_their_axes_and_show_the_history_so_far():
     history = make_history()
-    figure = kind(training_curves(history[:0], epochs=4))
-    traces = figure.data
-    for epochs in (1, 4):
-        update_training_curves(figure, history[:epochs])
-        assert all(new is old for new, old in zip(figure.data, traces, strict=True))
+    for epochs in (0, 1, 4):
+        figure = training_curves(history[:epochs], epochs=4)
         for trace in figure.data:
             np.testing.assert_array_equal(trace.y, history[trace.meta][:epochs])
             np.testing.assert_array_equal(trace.x, range(1, epochs + 1))
-    assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-0.5, 4.5)
-    assert figure.layout.yaxis2.range == (-0.01, 1.01)
+        assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-0.5, 4.5)
+        assert figure.layout.yaxis2.range == (-0.01, 1.01)
     with pytest.raises(ValueError, match=r"history lacks the columns \['val_auc'\]"):
-        update_training_curves(figure, history.drop(columns="val_auc"))
+        training_curves(history.drop(columns="val_auc"))
+
+
+def test_display_data_is_plain_json_that_plotly_reads_back():
+    figure = training_curves(make_history())
+    (content,) = display_data(figure).values()
+    assert go.Figure(json.loads(json.dumps(content))) == figure
 
 
 # --------------------------------------------------------------------- ROC
