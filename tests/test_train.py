@@ -1,0 +1,165 @@
+"""nbs/train.ipynb as people run it: through papermill, on a small manifest."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from test_training import write_faces
+
+from cyborg.evaluation import read_predictions
+from cyborg.training import SETTINGS, load_run
+
+NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
+PAPERMILL = Path(sysconfig.get_path("scripts")) / "papermill"
+
+
+def papermill(*words, cwd: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [PAPERMILL, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    "Parameters of a run that takes seconds."
+    folder = tmp_path_factory.mktemp("faces")
+    manifest = write_faces(folder)
+    # Of the test images the synthetic ones are a generator that training has not seen.
+    table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    unseen = (table["split"] == "test") & (table["label"] == "synthetic")
+    table.loc[unseen, "source"] = "novel"
+    table.to_csv(manifest, index=False)
+    words = ["-r", "manifest", manifest, "-r", "root", folder, "-r", "arch", "resnet18"]
+    words += ["-r", "weights", "none", "-p", "size", 40, "-p", "epochs", 2, "-p", "batch_size", 4]
+    return [*words, "-r", "device", "cpu"]
+
+
+def outputs(path: Path) -> list[dict]:
+    notebook = nbformat.read(path, as_version=4)
+    return [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+
+
+@pytest.fixture(scope="module")
+def executed(small, tmp_path_factory):
+    "A finished run: the executed notebook and the run folder."
+    folder, source = tmp_path_factory.mktemp("runs"), NOTEBOOK.read_bytes()
+    words = [*small, "-r", "runs", folder, "-r", "name", "run", "--stdout-file", "-"]
+    done = papermill(NOTEBOOK, folder / "report.ipynb", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert NOTEBOOK.read_bytes() == source
+    return folder, done
+
+
+def test_run_folder_is_complete(executed):
+    folder, _ = executed
+    names = {p.name for p in (folder / "run").iterdir()}
+    assert names >= {
+        "config.json",
+        "history.csv",
+        "model.safetensors",
+        "last",
+        "predictions.parquet",
+        "mean_maps.npz",
+        "excluded.csv",
+    }
+    assert len(read_predictions(folder / "run")) == 4
+    assert len(load_run(folder / "run").history) == 2
+
+
+def test_progress_with_time_left_is_seen_at_the_terminal(executed):
+    _, done = executed
+    assert "epoch   1 of 2: loss" in done.stdout
+    assert done.stdout.count(" left") >= 2
+
+
+def test_curves_are_redrawn_in_place_and_every_figure_is_there(executed):
+    folder, _ = executed
+    figures = [
+        o["data"]["application/vnd.plotly.v1+json"]
+        for o in outputs(folder / "report.ipynb")
+        if "application/vnd.plotly.v1+json" in o.get("data", {})
+    ]
+    assert len(figures) == 5  # curves (once, not once an epoch), ROC, samples, means, agreement
+    assert all(len(trace["x"]) for trace in figures[0]["data"])
+
+
+def test_as_typed_with_no_output_path(small, tmp_path):
+    source = NOTEBOOK.read_bytes()
+    environment = {**os.environ, "CYBORG_RUNS": str(tmp_path / "runs")}
+    words = ["-p", "alpha", "1.0", "-p", "epochs", 1]
+    done = papermill(
+        NOTEBOOK, *small, *words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    (report,) = (tmp_path / "runs" / "executed").glob("train-*.ipynb")
+    assert not [o for o in outputs(report) if o["output_type"] == "error"]
+    (run,) = (p.parent for p in (tmp_path / "runs").rglob("config.json"))
+    assert run.name.endswith("-resnet18-classical-seed0")
+    assert NOTEBOOK.read_bytes() == source
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "archh", "resnet50"], "unknown parameter 'archh' (did you mean 'arch'?)"),
+        (["-p", "epochs", "ten"], "epochs is 'ten' (str), expected int"),
+        (["-p", "preset", "papers"], "preset is 'papers', expected one of paper, quick"),
+        (["-p", "arch", "resnet5O"], "timm"),
+        (["-r", "manifest", "absent.csv"], "absent.csv"),
+    ],
+)
+def test_wrong_parameters_stop_the_run_with_a_message(small, tmp_path, words, message):
+    words = [*small, "-r", "runs", tmp_path / "runs", *words]
+    done = papermill(NOTEBOOK, tmp_path / "out.ipynb", *words, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_page_types_and_explains_every_parameter(tmp_path):
+    done = papermill("--help-notebook", NOTEBOOK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = " ".join(done.stdout.split())
+    for name in [*SETTINGS, "preset", "overwrite"]:
+        assert f" {name}: " in page, name
+    assert "epochs: int (default None) passes over the training images" in page
+
+
+def test_parameter_cell_mirrors_the_settings():
+    "A default in the notebook is the one of `RunConfig`, or None where the preset decides."
+    import dataclasses
+
+    from cyborg.training import PRESETS, RunConfig
+
+    (cell,) = (
+        c
+        for c in json.loads(NOTEBOOK.read_text())["cells"]
+        if "parameters" in c["metadata"].get("tags", [])
+    )
+    values = {}
+    exec("".join(cell["source"]), values)
+    values = {k: v for k, v in values.items() if not k.startswith("__")}
+    assert set(values) == {*SETTINGS, "preset", "overwrite"}
+    decided = set(PRESETS["quick"])
+    for field in dataclasses.fields(RunConfig):
+        default = None if field.name in decided else field.default
+        if field.name != "manifest":
+            assert values[field.name] == default, field.name
+
+
+def test_python_m_papermill_is_untouched(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--version"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
