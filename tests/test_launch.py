@@ -54,7 +54,7 @@ def write_notebook(path: Path, *cells: str, before: str = "import sys") -> Path:
 
 
 def run(*command, **options) -> subprocess.CompletedProcess:
-    options = {"capture_output": True, "text": True, "timeout": 100, **options}
+    options = {"capture_output": True, "text": True, "timeout": 600, **options}
     options |= {} if "input" in options else {"stdin": options.get("stdin", subprocess.DEVNULL)}
     return subprocess.run([str(word) for word in command], check=False, **options)
 

@@ -18,7 +18,7 @@ def run_notebook(path: Path) -> subprocess.CompletedProcess:
     nbdev_test = str(Path(sysconfig.get_path("scripts")) / "nbdev_test")
     command = [sys.executable, nbdev_test, "--path", str(path), "--n_workers", "0"]
     return subprocess.run(
-        command, cwd=path.parents[1], capture_output=True, text=True, timeout=300, check=False
+        command, cwd=path.parents[1], capture_output=True, text=True, timeout=900, check=False
     )
 
 
