@@ -20,8 +20,8 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=f">={settings['min_python']}",
-    # With the root spelt out, pip install -e adds this folder to sys.path. Otherwise it adds an import
-    # hook, to which a folder named cyborg wherever papermill is started (a clone, say) is preferred.
+    # With the root spelt out, pip install -e adds this folder to sys.path. Otherwise it adds an
+    # import hook, to which a folder named cyborg wherever papermill is started is preferred.
     package_dir={"": "."},
     packages=[settings["lib_path"]],
     install_requires=settings["requirements"].split(),

@@ -366,6 +366,7 @@ def main(
     scenarios: str = "classical,cyborg",  # or controls: shuffled, inverted, mean, ...
     seeds: int = 3,  # seeds 0 to seeds - 1, the same for every scenario
     epochs: int = 12,  # of each run
+    lr: float = 0.005,  # initial learning rate, the paper's
     lr_step: int = 5,  # epochs between steps of the learning rate (x 0.1): two within 12
     size: int = 128,  # network input, pixels; the images have 128
     output_stride: int = 32,  # pixels a map cell: 4 x 4 cells at 128, as deep as in the paper
@@ -394,6 +395,7 @@ def main(
         ]
         options = {  # with all that the notebook's presets would decide otherwise
             "epochs": epochs,
+            "lr": lr,
             "lr_step": lr_step,
             "size": size,
             "output_stride": output_stride,
