@@ -12,15 +12,19 @@ __all__ = ['AUTHENTIC', 'SEEN', 'UNSEEN', 'SHARES', 'SUBJECT_IMAGES', 'FAULT_STR
 # %% ../nbs/02_demo.ipynb #21052fb9
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import joblib
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -1043,13 +1047,57 @@ def _write_pair(folder, rows, size, seed):
     return answers, maps
 
 
-def _write_share(folder, table, size, seed, knobs):
-    "Write some pairs, in a worker that has imported this module afresh."
-    globals().update(knobs)  # whoever turned a knob after the import means the workers too
-    rows = list(table.itertuples())
+def _write_share(folder, n, size, seed, share):
+    "Write the `share`-th twenty images; return annotations and names of maps, pair by pair."
+    rows = list(demo_plan(n, seed).iloc[20 * share : 20 * share + 20].itertuples())
     return [
         _write_pair(folder, pair, size, seed) for pair in zip(rows[::2], rows[1::2], strict=True)
     ]
+
+# %% ../nbs/02_demo.ipynb #70af1774
+def _work():
+    "The life of a worker: a task on standard input, a line a share on standard output."
+    task = json.loads(sys.stdin.readline())
+    globals().update(task["knobs"])  # whoever turned a knob after the import means the workers too
+    cv2.setNumThreads(1)
+    for share in range(task["first"], task["shares"], task["workers"]):
+        done = _write_share(Path(task["folder"]), task["n"], task["size"], task["seed"], share)
+        print(json.dumps(done), flush=True)
+
+
+def _answers(
+    worker,  # a process
+) -> list:
+    "The next share of a worker."
+    line = worker.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a worker that draws faces ended early, status {worker.wait()}")
+    return json.loads(line)
+
+
+def _shares(folder, n, size, seed, workers) -> Iterator[list]:
+    "Write all images; yield each share as it is done, in order."
+    count = -(-n // 20)
+    if workers == 1:
+        yield from (_write_share(folder, n, size, seed, share) for share in range(count))
+        return
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from cyborg.demo import _work; _work()"
+    task = dict(folder=str(folder), n=n, size=size, seed=seed, knobs=_knobs())
+    with ExitStack() as stack:
+        crew = []
+        for first in range(workers):
+            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            crew.append(
+                stack.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes))
+            )
+            stack.callback(crew[-1].kill)
+            print(
+                json.dumps(task | dict(first=first, shares=count, workers=workers)),
+                file=crew[-1].stdin,
+                flush=True,
+            )
+        for share in range(count):
+            yield _answers(crew[share % workers])
 
 
 def _write_demo(folder, n, size, seed, workers):
@@ -1057,16 +1105,16 @@ def _write_demo(folder, n, size, seed, workers):
     plan = demo_plan(n, seed)
     for name in ("maps", *("images/" + source for source in plan.source.unique())):
         (folder / name).mkdir(parents=True)
-    shares = [plan.iloc[i : i + 20] for i in range(0, n, 20)]
-    run = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
     answers, maps = [], {}
-    with tqdm(total=n, desc="demo faces", unit="image") as bar:
-        done = run(joblib.delayed(_write_share)(folder, s, size, seed, _knobs()) for s in shares)
-        for some in done:
-            for judged, named in some:
+    with (
+        tqdm(total=n, desc="demo faces", unit="image") as bar,
+        closing(_shares(folder, n, size, seed, workers)) as shares,
+    ):
+        for share in shares:
+            for judged, named in share:
                 answers += judged
                 maps |= named
-            bar.update(2 * len(some))
+            bar.update(2 * len(share))
     pd.DataFrame(answers).to_parquet(folder / "annotations.parquet", index=False)
     table = plan.assign(
         map=plan.image.map(maps),
@@ -1080,7 +1128,7 @@ def _write_demo(folder, n, size, seed, workers):
     with atomic_path(folder / "demo.json") as path:
         path.write_text(json.dumps(_settings(n, size, seed), indent=1))
 
-# %% ../nbs/02_demo.ipynb #70af1774
+# %% ../nbs/02_demo.ipynb #70fab36e
 def _finished(root, wanted, replace=False):
     "Is the same set there already? Refuse a folder that holds anything else."
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
@@ -1097,6 +1145,18 @@ def _finished(root, wanted, replace=False):
     return not differ
 
 
+def _cores():
+    "Cores this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sweep(root):
+    "Remove what makers of this set that were killed left behind, once it is a day old."
+    for folder in root.parent.glob(f".{root.name}-making-*"):
+        if time.time() - folder.stat().st_mtime > 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def make_demo(
     root: str | Path | None = None,  # folder to make; None: `demo` in the data root
     n: int = 2000,  # images, even, at least 40
@@ -1110,9 +1170,10 @@ def make_demo(
     root = Path(data_root() / "demo" if root is None else root).resolve()
     wanted = _settings(n, size, seed)
     if not _finished(root, wanted, replace):
-        workers = workers or (min(8, joblib.cpu_count()) if n > 400 else 1)
+        workers = workers or (min(8, _cores()) if n > 400 else 1)
         root.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+        _sweep(root)
+        folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-making-", dir=root.parent))
         try:
             _write_demo(folder, n, size, seed, workers)
             folder.chmod(0o755)  # mkdtemp keeps others out

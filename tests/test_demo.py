@@ -1,8 +1,12 @@
 """The demo set: same seed same bytes, honest splits, maps that follow from the annotations."""
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -230,6 +234,43 @@ def test_a_run_that_breaks_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_write_pair", full)
     with pytest.raises(OSError, match="No space left"):
         make_demo(tmp_path / "set", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _lives(process):
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_workers_end_with_a_maker_that_is_killed_and_its_rest_is_swept(tmp_path):
+    code = (
+        "import sys; from cyborg.demo import make_demo; make_demo(sys.argv[1], 2000, 64, workers=2)"
+    )
+    maker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set")])
+    try:
+        while not list(tmp_path.glob(".set-making-*/images/*/*.jpg")):
+            assert maker.poll() is None
+            time.sleep(0.1)
+        kin = Path(f"/proc/{maker.pid}/task/{maker.pid}/children").read_text().split()
+    finally:
+        maker.kill()
+        maker.wait()
+    assert len(kin) == 2
+    until = time.monotonic() + 60
+    while any(map(_lives, kin)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(_lives, kin))
+    (rest,) = tmp_path.iterdir()
+    os.utime(rest, (0, 0))
+    make_demo(tmp_path / "set", **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_worker_that_dies_is_named_and_nothing_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.sys, "executable", shutil.which("true"))
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        make_demo(tmp_path / "set", **SMALL, workers=2)
     assert list(tmp_path.iterdir()) == []
 
 
