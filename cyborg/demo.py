@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AUTHENTIC', 'SEEN', 'UNSEEN', 'SHARES', 'SUBJECT_IMAGES', 'FAULT_STRENGTH', 'SMEAR', 'RIPPLE', 'TINT', 'SPREAD',
            'DECOYS', 'CUE_STRENGTH', 'CUE_PLACE', 'CUE_REACH', 'CUE_RATE', 'ACCURACY', 'JUDGEMENTS', 'EXAMINED',
-           'QUALITY', 'BRUSH', 'ellipse', 'rounded', 'band', 'paint', 'fog', 'Face', 'Shot', 'Fault', 'random_face',
-           'random_shot', 'random_fault', 'portrait', 'expose', 'Spot', 'parts', 'fault_spot', 'residue', 'weave',
-           'demo_plan', 'Drawn', 'draw_image', 'judge_pair', 'annotation_map', 'make_demo']
+           'SWEEP', 'QUALITY', 'BRUSH', 'ellipse', 'rounded', 'band', 'paint', 'fog', 'Face', 'Shot', 'Fault',
+           'random_face', 'random_shot', 'random_fault', 'portrait', 'expose', 'Spot', 'parts', 'fault_spot', 'residue',
+           'weave', 'demo_plan', 'Drawn', 'draw_image', 'judge_pair', 'annotation_map', 'make_demo']
 
 # %% ../nbs/02_demo.ipynb #21052fb9
 import json
@@ -63,6 +63,7 @@ ACCURACY = (
 )  # of each annotator; the paper's mean is 0.69
 JUDGEMENTS = 4  # annotators who judge a pair
 EXAMINED = {"eyes": 0.45, "mouth": 0.35, "nose": 0.20}  # where an authentic face is checked
+SWEEP = 0.0  # chance that who is right also paints loosely over the inner face: broader maps
 QUALITY = 95  # JPEG, the same for both labels: a file type must not give the label away
 
 # %% ../nbs/02_demo.ipynb #33351eba
@@ -962,6 +963,13 @@ def _chosen_parts(rng, drawn, correct):
     return [drawn.parts[rng.choice(others)]]
 
 
+def _swept(rng, drawn, correct):
+    "The inner face, if an annotator who is right also paints loosely over it."
+    if not (correct and SWEEP and rng.random() < SWEEP):
+        return []
+    return [np.concatenate([drawn.parts[p] for p in ("left_eye", "right_eye", "nose", "mouth")])]
+
+
 def judge_pair(
     images: tuple[str, str],  # names of the two pictures
     drawn: tuple[Drawn, Drawn],
@@ -973,7 +981,7 @@ def judge_pair(
         correct, clock = bool(rng.random() < ACCURACY[who]), rng.lognormal(1.5, 0.4)
         for image, seen in zip(images, drawn, strict=True):
             strokes, times = [], []
-            for part in _chosen_parts(rng, seen, correct):
+            for part in _chosen_parts(rng, seen, correct) + _swept(rng, seen, correct):
                 strokes.append(_scribble(rng, part))
                 steps = rng.uniform(0.05, 0.2, len(strokes[-1])).cumsum()
                 times.append(np.round(clock + steps, 2).tolist())
@@ -1006,9 +1014,9 @@ _VERSION = 1  # raised when the drawing changes, so that an old folder is not ta
 
 
 def _knobs():
-    names = "SHARES SUBJECT_IMAGES FAULT_STRENGTH SMEAR RIPPLE SPREAD DECOYS"
-    names += (
-        " CUE_STRENGTH CUE_PLACE CUE_REACH CUE_RATE TINT ACCURACY JUDGEMENTS EXAMINED QUALITY BRUSH"
+    names = (
+        "SHARES SUBJECT_IMAGES FAULT_STRENGTH SMEAR RIPPLE TINT SPREAD DECOYS CUE_STRENGTH "
+        "CUE_PLACE CUE_REACH CUE_RATE ACCURACY JUDGEMENTS EXAMINED SWEEP QUALITY BRUSH"
     )
     return {name: globals()[name] for name in names.split()}
 

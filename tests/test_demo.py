@@ -193,6 +193,18 @@ def test_maps_of_synthetic_images_lie_on_the_fault(small):
     assert min(shares) > 2 and np.mean(shares) > 8  # times more than a uniform map would have there
 
 
+def test_a_sweep_broadens_the_maps_of_both_labels(monkeypatch):
+    def breadth():
+        rng, drawn = np.random.default_rng(0), (_drawn(False), _drawn(True))
+        answers = [a for _ in range(5) for a in judge_pair(("a", "b"), drawn, rng)]
+        by_image = ([a for a in answers if a["image"] == name] for name in "ab")
+        return np.array([(annotation_map(some, 128) > 0.2).mean() for some in by_image])
+
+    narrow = breadth()
+    monkeypatch.setattr(demo, "SWEEP", 1.0)
+    assert (breadth() > 1.5 * narrow).all()
+
+
 def test_nobody_right_gives_no_map():
     wrong = dict(
         image="a",
