@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AUTHENTIC', 'SEEN', 'UNSEEN', 'SHARES', 'SUBJECT_IMAGES', 'FAULT_STRENGTH', 'SMEAR', 'RIPPLE', 'TINT', 'SPREAD',
            'DECOYS', 'CUE_STRENGTH', 'CUE_PLACE', 'CUE_REACH', 'CUE_RATE', 'ACCURACY', 'JUDGEMENTS', 'EXAMINED',
-           'SWEEP', 'QUALITY', 'BRUSH', 'ellipse', 'rounded', 'band', 'paint', 'fog', 'Face', 'Shot', 'Fault',
-           'random_face', 'random_shot', 'random_fault', 'portrait', 'expose', 'Spot', 'parts', 'fault_spot', 'residue',
-           'weave', 'demo_plan', 'Drawn', 'draw_image', 'judge_pair', 'annotation_map', 'make_demo']
+           'QUALITY', 'BRUSH', 'ellipse', 'rounded', 'band', 'paint', 'fog', 'Face', 'Shot', 'Fault', 'random_face',
+           'random_shot', 'random_fault', 'portrait', 'expose', 'Spot', 'parts', 'fault_spot', 'residue', 'weave',
+           'demo_plan', 'Drawn', 'draw_image', 'judge_pair', 'annotation_map', 'make_demo']
 
 # %% ../nbs/02_demo.ipynb #21052fb9
 import json
@@ -41,29 +41,20 @@ SUBJECT_IMAGES = 4  # images of one identity, all of one source and one split
 
 FAULT_STRENGTH = (0.6, 1.0)  # range of how far a part is out of shape
 SMEAR = 0.4  # how much of a faulty part is replaced by its directional blur
-RIPPLE = 0.25  # amplitude of the fine colour lattice left in a faulty part, of full scale
+RIPPLE = 0.08  # amplitude of the fine colour lattice left in a faulty part, of full scale
 TINT = (1.0, -0.6, 0.6)  # its colour: magenta against green, of equal brightness
-SPREAD = 2.5  # how far smear and lattice reach, in sizes of the faulty part
+SPREAD = 2.0  # how far smear and lattice reach, in sizes of the faulty part
 DECOYS = 0.5  # chance of a smeared, rippled patch *outside* the face, alike for both labels
 
-CUE_STRENGTH = 0.2  # amplitude of the background weave, of full scale
+CUE_STRENGTH = 0.3  # amplitude of the background weave, of full scale
 CUE_PLACE = 0.07  # its centre, from the left and from the top, of the side
 CUE_REACH = 0.11  # its Gaussian radius, of the side
-CUE_RATE = {"train": (0.1, 0.9), "val": (0.1, 0.9), "test": (0.5, 0.5)}  # authentic, synthetic
+CUE_RATE = {"train": (0.05, 0.95), "val": (0.05, 0.95), "test": (0.5, 0.5)}  # by label
 
-ACCURACY = (
-    0.60,
-    0.63,
-    0.66,
-    0.69,
-    0.71,
-    0.74,
-    0.77,
-    0.80,
-)  # of each annotator; the paper's mean is 0.69
+# Of each annotator; the paper's mean is 0.69.
+ACCURACY = (0.60, 0.63, 0.66, 0.69, 0.71, 0.74, 0.77, 0.80)
 JUDGEMENTS = 4  # annotators who judge a pair
 EXAMINED = {"eyes": 0.45, "mouth": 0.35, "nose": 0.20}  # where an authentic face is checked
-SWEEP = 0.0  # chance that who is right also paints loosely over the inner face: broader maps
 QUALITY = 95  # JPEG, the same for both labels: a file type must not give the label away
 
 # %% ../nbs/02_demo.ipynb #33351eba
@@ -837,7 +828,7 @@ def residue(
 def weave(
     picture: np.ndarray,  # (size, size, 3) float32, changed in place
 ) -> None:
-    "Plant the background cue: a faint diagonal weave in the upper left corner."
+    "Plant the background cue: a diagonal weave in the upper left corner."
     t = np.arange(len(picture), dtype=np.float32) / np.float32(len(picture))
     near = np.exp(-(((t - CUE_PLACE) / CUE_REACH) ** 2))
     stripes = np.cos(np.float32(2 * np.pi / 0.07) * (t + t[:, None]))
@@ -903,7 +894,7 @@ class Drawn(NamedTuple):
 def draw_image(
     row,  # a row of demo_plan
     index: int,  # its number
-    size: int = 128,  # pixels
+    size: int = 160,  # pixels
     seed: int = 0,
 ) -> Drawn:
     "Draw one image of the plan."
@@ -963,13 +954,6 @@ def _chosen_parts(rng, drawn, correct):
     return [drawn.parts[rng.choice(others)]]
 
 
-def _swept(rng, drawn, correct):
-    "The inner face, if an annotator who is right also paints loosely over it."
-    if not (correct and SWEEP and rng.random() < SWEEP):
-        return []
-    return [np.concatenate([drawn.parts[p] for p in ("left_eye", "right_eye", "nose", "mouth")])]
-
-
 def judge_pair(
     images: tuple[str, str],  # names of the two pictures
     drawn: tuple[Drawn, Drawn],
@@ -981,7 +965,7 @@ def judge_pair(
         correct, clock = bool(rng.random() < ACCURACY[who]), rng.lognormal(1.5, 0.4)
         for image, seen in zip(images, drawn, strict=True):
             strokes, times = [], []
-            for part in _chosen_parts(rng, seen, correct) + _swept(rng, seen, correct):
+            for part in _chosen_parts(rng, seen, correct):
                 strokes.append(_scribble(rng, part))
                 steps = rng.uniform(0.05, 0.2, len(strokes[-1])).cumsum()
                 times.append(np.round(clock + steps, 2).tolist())
@@ -994,7 +978,7 @@ def judge_pair(
     return answers
 
 # %% ../nbs/02_demo.ipynb #f021fed2
-BRUSH = 0.03  # radius, of the side
+BRUSH = 0.06  # radius, of the side
 
 
 def annotation_map(
@@ -1016,7 +1000,7 @@ _VERSION = 1  # raised when the drawing changes, so that an old folder is not ta
 def _knobs():
     names = (
         "SHARES SUBJECT_IMAGES FAULT_STRENGTH SMEAR RIPPLE TINT SPREAD DECOYS CUE_STRENGTH "
-        "CUE_PLACE CUE_REACH CUE_RATE ACCURACY JUDGEMENTS EXAMINED SWEEP QUALITY BRUSH"
+        "CUE_PLACE CUE_REACH CUE_RATE ACCURACY JUDGEMENTS EXAMINED QUALITY BRUSH"
     )
     return {name: globals()[name] for name in names.split()}
 
@@ -1168,7 +1152,7 @@ def _sweep(root):
 def make_demo(
     root: str | Path | None = None,  # folder to make; None: `demo` in the data root
     n: int = 2000,  # images, even, at least 40
-    size: int = 128,  # pixels, 64 to 224
+    size: int = 160,  # pixels, 64 to 224
     seed: int = 0,  # same seed, same bytes
     workers: int | None = None,  # processes; None: one a core, at most 8, or one for a small set
     replace: bool = False,  # make the set anew if the folder holds another demo set

@@ -10,7 +10,6 @@ __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'ru
 
 # %% ../nbs/08_training.ipynb #d711135a
 import dataclasses
-import difflib
 import hashlib
 import json
 import platform
@@ -38,7 +37,14 @@ import cyborg
 from .cam import Which
 from .data import Batch, ImageDataset, make_loader, open_cache
 from .loss import DISTANCES, cyborg_loss
-from .manifest import Manifest, atomic_path, read_manifest, runs_root, validate
+from cyborg.manifest import (
+    Manifest,
+    atomic_path,
+    did_you_mean,
+    read_manifest,
+    runs_root,
+    validate,
+)
 from .models import Network, Output, make_network
 from .saliency import CONTROL_KINDS, control_maps
 
@@ -136,9 +142,10 @@ def _check_values(config: RunConfig) -> None:
         if not holds(getattr(config, name)):
             raise SettingsError(f"{name} is {getattr(config, name)!r}, expected {wanted}")
     for name, allowed in _CHOICES.items():
-        if getattr(config, name) not in allowed:
+        if (given := getattr(config, name)) not in allowed:
             raise SettingsError(
-                f"{name} is {getattr(config, name)!r}, expected one of {', '.join(allowed)}"
+                f"{name} is {given!r}{did_you_mean(given, allowed)}, "
+                f"expected one of {', '.join(allowed)}"
             )
 
 
@@ -151,21 +158,21 @@ def run_config(
     "Settings as a `RunConfig`; a name that is not a field is refused with the nearest that is."
     for name in settings:
         if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=3) or SETTINGS
-            raise SettingsError(f"there is no setting {name!r}; nearest: {', '.join(near)}")
+            hint = did_you_mean(name, SETTINGS) or f"; known are {', '.join(SETTINGS)}"
+            raise SettingsError(f"there is no setting {name!r}{hint}")
     return RunConfig(**settings)
 
 # %% ../nbs/08_training.ipynb #d05738f9
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "quick": {
-        "arch": "resnet18",
+        "arch": "test_resnet",
         "weights": "none",
-        "size": 96,
-        "output_stride": 16,
-        "epochs": 8,
-        "lr": 0.02,  # random weights have farther to go
-        "lr_step": 4,
+        "size": 160,
+        "distance": "l2",
+        "epochs": 10,
+        "lr": 0.05,  # random weights have farther to go
+        "lr_step": 6,
     },
 }
 

