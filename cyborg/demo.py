@@ -121,7 +121,7 @@ def _blurred(cover, sigma):
     small = cv2.resize(cover, (w // 4 + 1, h // 4 + 1), interpolation=cv2.INTER_AREA)
     return cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma / 4), (w, h))
 
-
+# %% ../nbs/02_demo.ipynb #602dbab5
 def paint(
     canvas: np.ndarray,  # (3, side, side) float32, changed in place
     points: np.ndarray,  # (P, 2), or (K, P, 2) for K polygons of one colour
@@ -206,7 +206,7 @@ class Shot(NamedTuple):
     zoom: float
     noise: float  # of the sensor, of full scale
 
-
+# %% ../nbs/02_demo.ipynb #73a5d500
 class Fault(NamedTuple):
     "What a generator did wrong in one image."
 
@@ -217,7 +217,7 @@ class Fault(NamedTuple):
     b: float
     colour: np.ndarray  # an iris unlike the other one
 
-# %% ../nbs/02_demo.ipynb #73a5d500
+# %% ../nbs/02_demo.ipynb #bdd76d52
 _SKIN = np.array(
     [
         (0.95, 0.79, 0.69),
@@ -247,7 +247,7 @@ _IRIS = np.array(
     ]
 )
 
-
+# %% ../nbs/02_demo.ipynb #01a2ef60
 def random_face(
     rng: np.random.Generator,
 ) -> Face:
@@ -288,7 +288,7 @@ def random_shot(
         noise=u(0.010, 0.024),
     )
 
-
+# %% ../nbs/02_demo.ipynb #2da646f1
 def random_fault(
     rng: np.random.Generator,
     name: str,  # a generator
@@ -335,7 +335,7 @@ def _height(face, shot):
     z = z + 0.05 * bump(0, 0.63, 0.34, 0.11) - 0.05 * bump(0, 0.80, 0.2, 0.05)
     return z + 0.07 * bump(0, 0.92, 0.28, 0.10) - 0.02 * bump(0, 0.49, 0.04, 0.05)
 
-
+# %% ../nbs/02_demo.ipynb #23179349
 def _skin(face, shot, rng, side):
     "Picture (3, side, side) of skin as it would look where the face is."
     gy, gx = np.gradient(_height(face, shot), 1 / _RELIEF)
@@ -402,7 +402,7 @@ def _strands(face, rng, side):
     tone = np.clip(0.9 + 0.24 * noise + 0.5 * (fog(rng, 6, side) - 0.5), 0.1, 2)
     return tone * face.hair.astype(np.float32)[:, None, None] + np.float32(0.03)
 
-
+# %% ../nbs/02_demo.ipynb #a4c3788f
 def _paint_back_hair(canvas, face, hair):
     w = face.width
     if face.long_hair:
@@ -470,7 +470,7 @@ def _eyelids(face, x, y, s, smile):
     )
     return upper, lower
 
-
+# %% ../nbs/02_demo.ipynb #aca66d21
 def _paint_iris(canvas, face, shot, rng, x, y, lids, fault):
     "Iris, pupil and highlight; `fault` only if it concerns this eye."
     r, rp, colour, (gx, gy) = (
@@ -505,7 +505,7 @@ def _paint_iris(canvas, face, shot, rng, x, y, lids, fault):
         paint(canvas, wrong, (1, 1, 1), 0.5 + 0.5 * fault.strength, soft=0.001)
         paint(canvas, ellipse(x + 0.013 * fault.b, y - 0.002, 0.0035), (1, 1, 1), 0.9, soft=0.001)
 
-
+# %% ../nbs/02_demo.ipynb #5bb6faa7
 def _paint_eye(canvas, face, shot, rng, s, fault=None):
     x, y = 0.5 + shot.yaw + s * face.eye_gap, 0.445
     upper, lower = _eyelids(face, x, y, s, shot.smile)
@@ -543,7 +543,7 @@ def _paint_eye(canvas, face, shot, rng, s, fault=None):
     )
     paint(canvas, band(lower, 0.0016), face.skin * 0.42, 0.7, soft=0.0015)
 
-
+# %% ../nbs/02_demo.ipynb #c88e936b
 def _paint_brow(canvas, face, shot, rng, s):
     x, y, t = (
         0.5 + 0.8 * shot.yaw + s * face.eye_gap,
@@ -561,7 +561,7 @@ def _paint_brow(canvas, face, shot, rng, s):
     strands = np.stack([band(hair, 0.0012) for hair in np.stack([roots, tips], 1)])
     paint(canvas, strands, 0.7 * colour, 0.7)
 
-# %% ../nbs/02_demo.ipynb #aca66d21
+# %% ../nbs/02_demo.ipynb #318cafc2
 def _paint_nose(canvas, face, shot):
     x, y, dark = 0.5 + 1.6 * shot.yaw, face.nose_end, face.skin * (0.33, 0.22, 0.20)
     for s in (-1, 1):
@@ -605,6 +605,8 @@ def _lips(face, shot, fault):
 
 
 _TEETH = (0.8, 1.0, 1.4, 1.4, 1.0, 0.8)  # relative widths, as they should be
+
+# %% ../nbs/02_demo.ipynb #bc9a6ff5
 _BAD_TEETH = (  # two merged beside a sliver; too many; no order
     (0.8, 1.0, 2.9, 0.5, 0.9, 0.8),
     (0.6, 0.6, 0.6, 0.6, 0.8, 0.6, 0.6, 0.6, 0.6),
@@ -636,7 +638,7 @@ def _paint_teeth(canvas, lips, gap, fault):
         fade = 1 - 0.28 * abs(middle - centre) / half  # the corners of a mouth are dark
         paint(canvas, tooth, fade * np.array([0.93, 0.90, 0.84]), inside=gap)
 
-
+# %% ../nbs/02_demo.ipynb #279711d7
 def _paint_mouth(canvas, face, shot, fault=None):
     lips = _lips(face, shot, fault)
     gap = lips.between(lips.gap_top, lips.gap_low)
@@ -657,7 +659,7 @@ def _paint_mouth(canvas, face, shot, fault=None):
     below = ellipse(x, lips.low.max() + 0.012, 0.55 * face.mouth_width, 0.007)
     paint(canvas, below, 0.55 * face.skin, 0.38, soft=0.007)
 
-
+# %% ../nbs/02_demo.ipynb #1288a1b7
 def _paint_marks(canvas, face, shot, rng):
     "Blush, folds, freckles and stubble."
     for s in (-1, 1):
@@ -767,7 +769,7 @@ def parts(
         "right_cheek": Spot(0.5 + 0.16, 0.61, 0.055, 0.05),
     }
 
-
+# %% ../nbs/02_demo.ipynb #c1a9a1b2
 def fault_spot(
     face: Face,
     shot: Shot,
@@ -890,7 +892,7 @@ class Drawn(NamedTuple):
     fault: np.ndarray | None  # polygon of the part that is wrong
     fault_part: str  # name of that part, "" for authentic images
 
-
+# %% ../nbs/02_demo.ipynb #d937f4c1
 def draw_image(
     row,  # a row of demo_plan
     index: int,  # its number
@@ -953,7 +955,7 @@ def _chosen_parts(rng, drawn, correct):
     ]
     return [drawn.parts[rng.choice(others)]]
 
-
+# %% ../nbs/02_demo.ipynb #1a9b14b7
 def judge_pair(
     images: tuple[str, str],  # names of the two pictures
     drawn: tuple[Drawn, Drawn],
@@ -1038,7 +1040,7 @@ def _write_pair(folder, rows, size, seed):
             (folder / maps[row.image]).write_bytes(code)
     return answers, maps
 
-
+# %% ../nbs/02_demo.ipynb #a70197c3
 def _write_share(folder, n, size, seed, share):
     "Write the `share`-th twenty images; return annotations and names of maps, pair by pair."
     rows = list(demo_plan(n, seed).iloc[20 * share : 20 * share + 20].itertuples())
@@ -1091,7 +1093,7 @@ def _shares(folder, n, size, seed, workers) -> Iterator[list]:
         for share in range(count):
             yield _answers(crew[share % workers])
 
-
+# %% ../nbs/02_demo.ipynb #70fab36e
 def _write_demo(folder, n, size, seed, workers):
     "Write a whole set into an empty folder."
     plan = demo_plan(n, seed)
@@ -1120,7 +1122,7 @@ def _write_demo(folder, n, size, seed, workers):
     with atomic_path(folder / "demo.json") as path:
         path.write_text(json.dumps(_settings(n, size, seed), indent=1))
 
-# %% ../nbs/02_demo.ipynb #70fab36e
+# %% ../nbs/02_demo.ipynb #1e6947bf
 def _finished(root, wanted, replace=False):
     "Is the same set there already? Refuse a folder that holds anything else."
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
@@ -1148,7 +1150,7 @@ def _sweep(root):
         if time.time() - folder.stat().st_mtime > 86400:
             shutil.rmtree(folder, ignore_errors=True)
 
-
+# %% ../nbs/02_demo.ipynb #4b4a7ad2
 def make_demo(
     root: str | Path | None = None,  # folder to make; None: `demo` in the data root
     n: int = 2000,  # images, even, at least 40

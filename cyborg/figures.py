@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCENARIO_COLOURS', 'SCENARIO_DASHES', 'SCENARIO_SYMBOLS', 'LABEL_COLOURS', 'SOURCE_COLOURS', 'TEMPLATE',
            'METRIC_LABELS', 'Style', 'scenario_style', 'loss_curves', 'accuracy_curves', 'training_curves',
-           'display_data', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'sample_rows', 'manifest_samples',
+           'live_figure', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'sample_rows', 'manifest_samples',
            'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram', 'auc_by_source',
            'comparison_table', 'comparison_figure']
 
@@ -14,13 +14,14 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from IPython.display import display
 from PIL import Image
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
@@ -350,12 +351,23 @@ def training_curves(
     return figure.update_layout(legend2=dict(x=1, y=0.02, yanchor="bottom", **inside))
 
 
-def display_data(
+def live_figure(
     figure: go.Figure,
-) -> dict[str, dict]:  # by MIME type
-    "What a notebook front end draws; for `display(..., raw=True, display_id=True)` and `update`."
-    # A Figure that is displayed itself ignores the display id, so it could not be redrawn in place.
-    return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+) -> Callable[[go.Figure], None]:  # draws another figure in its place
+    "Show a figure in this cell's output that can be drawn anew, in JupyterLab and under papermill."
+
+    def content(figure):
+        return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+
+    # A Figure that is displayed itself ignores the display id.
+    handle = display(content(figure), raw=True, display_id=True)
+
+    def redraw(figure: go.Figure) -> None:
+        # JupyterLab's plotly keeps its picture as long as the type of the output stays the same.
+        handle.update({"text/plain": ""}, raw=True)
+        handle.update(content(figure), raw=True)
+
+    return redraw
 
 # %% ../nbs/11_figures.ipynb #5c444c16
 def thinned_roc(

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from cyborg.figures import (
     colour_table,
     comparison_figure,
     comparison_table,
-    display_data,
+    live_figure,
     loss_curves,
     manifest_samples,
     map_grid,
@@ -242,10 +243,20 @@ def test_live_curves_keep_their_axes_and_show_the_history_so_far():
         training_curves(history.drop(columns="val_auc"))
 
 
-def test_display_data_is_plain_json_that_plotly_reads_back():
-    figure = training_curves(make_history())
-    (content,) = display_data(figure).values()
-    assert go.Figure(json.loads(json.dumps(content))) == figure
+def test_a_live_figure_changes_its_type_between_two_pictures(monkeypatch):
+    # JupyterLab's plotly does nothing when an output of the same type comes again.
+    shown, handle = [], Mock()
+    handle.update.side_effect = lambda content, raw: shown.append(content)
+    monkeypatch.setattr(
+        "cyborg.figures.display", lambda content, **_: shown.append(content) or handle
+    )
+    figures = [training_curves(make_history(epochs)) for epochs in (1, 2)]
+    live_figure(figures[0])(figures[1])
+    first, between, last = shown
+    assert set(first) == set(last) == {"application/vnd.plotly.v1+json"} != set(between)
+    for figure, content in zip(figures, (first, last), strict=True):
+        (content,) = content.values()
+        assert go.Figure(json.loads(json.dumps(content))) == figure
 
 
 # --------------------------------------------------------------------- ROC
