@@ -628,9 +628,9 @@ def _map_rows(maps, argument: str, n: int) -> list[np.ndarray | None]:
     "n maps; None for those that are not there: no maps at all, a None among them, a map of NaN."
     maps = [None] * n if maps is None else list(maps)
     if len(maps) != n:
-        raise ValueError(f"{argument} has {len(maps)} maps, expected {n} like images")
+        raise ValueError(f"{argument}: {len(maps)} given, expected {n} like images")
     absent = [map is None or np.isnan(map).all() for map in maps]
-    if argument == "human":  # a data set gives zeros to an image without a map
+    if argument.startswith("human"):  # a data set gives zeros to an image without a map
         absent = [gone or not np.any(map) for gone, map in zip(absent, maps, strict=True)]
     return [None if gone else map for gone, map in zip(absent, maps, strict=True)]
 
@@ -638,7 +638,7 @@ def _map_rows(maps, argument: str, n: int) -> list[np.ndarray | None]:
 def sample_grid(
     images: np.ndarray,  # (n, S, S, 3) uint8, RGB
     human: np.ndarray | Sequence | None,  # (n, h, w) in [0, 1]; zeros or NaN where there is none
-    model: np.ndarray | Sequence | None,  # (n, h, w) in [0, 1], model saliency
+    model: np.ndarray | Sequence | Mapping | None,  # (n, h, w) in [0, 1]; or by name, a row each
     titles: Sequence[str],  # (n,), see `sample_titles`
     columns: int = 6,  # images beside each other
     opacity: float = 0.5,  # of the maps
@@ -647,25 +647,25 @@ def sample_grid(
 ) -> go.Figure:
     "Each image above its human map and its model saliency; a row is left out if it is None."
     images = _check_images(images)
-    maps = [_map_rows(human, "human", len(images)), _map_rows(model, "model", len(images))]
+    given = {"human map": human}
+    given |= model if isinstance(model, Mapping) else {"model saliency": model}
+    rows = {k: _map_rows(maps, k, len(images)) for k, maps in given.items() if maps is not None}
     if len(titles) != len(images):
         raise ValueError(f"titles has {len(titles)} entries, expected {len(images)} like images")
-    kinds = ["human map", "model saliency"]
-    shown = [k for k, given in enumerate((human, model)) if given is not None]
     figure, names = go.Figure(), []
-    block = 1.4 + len(shown)  # room for the titles of the next block
+    block = 1.4 + len(rows)  # room for the titles of the next block
     for i, image in enumerate(images):
         top, col = i // columns * block, i % columns
         if col == 0:
-            names += [(top, "image"), *((top + k, kinds[m]) for k, m in enumerate(shown, 1))]
+            names += [(top, "image"), *((top + k, kind) for k, kind in enumerate(rows, 1))]
         _caption(figure, titles[i], top, col)
         figure.add_trace(_tile(image, top, col, f"{titles[i]}<br>image"))
-        for k, m in enumerate(shown, 1):
-            if maps[m][i] is None:
-                _caption(figure, f"no {kinds[m]}", top + k + 0.55, col)
+        for k, (kind, maps) in enumerate(rows.items(), 1):
+            if maps[i] is None:
+                _caption(figure, f"no {kind}", top + k + 0.55, col)
             else:
-                painted = overlay(image, maps[m][i], opacity, colours)
-                figure.add_trace(_tile(painted, top + k, col, f"{titles[i]}<br>{kinds[m]}"))
+                painted = overlay(image, maps[i], opacity, colours)
+                figure.add_trace(_tile(painted, top + k, col, f"{titles[i]}<br>{kind}"))
     bar = go.Scatter(x=[None], y=[None], showlegend=False, hoverinfo="skip", meta="colour bar")
     figure.add_trace(bar.update(marker=dict(color=[0], coloraxis="coloraxis")))
     _titled(figure, title, f"Maps from 0 to 1, laid over with an opacity of {opacity:.2g}")

@@ -462,6 +462,13 @@ def test_sample_grid_places_each_overlay_below_its_image(missing):
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # rows run downwards
 
 
+def test_sample_grid_gives_each_named_model_a_row():
+    images, maps = np.zeros((2, 8, 8, 3), np.uint8), np.ones((2, 2, 2))
+    figure = sample_grid(images, maps, {"first": maps, "second": [None, maps[0]]}, ["a", "b"])
+    assert list(figure.layout.yaxis.ticktext) == ["image", "human map", "first", "second"]
+    assert "no second" in [note.text for note in figure.layout.annotations]
+
+
 def test_sample_grid_leaves_out_a_row_without_maps():
     figure = sample_grid(np.zeros((1, 8, 8, 3), np.uint8), None, np.zeros((1, 2, 2)), ["a"])
     assert figure.layout.yaxis.ticktext == ("image", "model saliency")
@@ -519,7 +526,7 @@ def test_grids_name_what_is_wrong():
     images, maps = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 4, 4))
     with pytest.raises(ValueError, match=r"images is float32 .*, expected uint8 \(n, S, S, 3\)"):
         sample_grid(images.astype(np.float32), maps, maps, ["", ""])
-    with pytest.raises(ValueError, match="human has 1 maps, expected 2 like images"):
+    with pytest.raises(ValueError, match="human map: 1 given, expected 2 like images"):
         sample_grid(images, maps[:1], maps, ["", ""])
     with pytest.raises(ValueError, match="titles has 1 entries, expected 2 like images"):
         sample_grid(images, maps, maps, [""])
