@@ -1,7 +1,7 @@
 """How fast training and evaluation are, as ratios of medians measured side by side in one run.
 
-    python benchmarks/speed.py            everything, about 15 minutes on two CPU cores
-    python benchmarks/speed.py steps   one part: steps, maps, epoch, evaluation, memory, imports
+    python benchmarks/speed.py                      everything, about 15 minutes on two CPU cores
+    python benchmarks/speed.py --parts steps,maps   some of steps, maps, epoch, evaluation, memory, imports
 
 Both sides of a ratio take turns, so that what else the machine does hits both alike.
 """

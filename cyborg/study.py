@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from fastcore.script import call_parse
+from fastcore.script import Param, call_parse
 
 from .evaluation import auc_table, read_predictions
 from .training import run_config
@@ -54,7 +54,7 @@ def compare_runs(
 # %% ../nbs/10_study.ipynb #9427bf4b
 @call_parse
 def compare(
-    folders: list[str] = (),  # run folders with predictions
+    folders: Param("run folders with predictions, tested on the same images", str, nargs="+"),
 ):
     "Print the AUC by generator of several runs beside each other."
     print(compare_runs(folders).map("{:.3f}".format).to_string())

@@ -77,6 +77,16 @@ def test_run_folder_is_complete(executed):
     assert len(load_run(folder / "run").history) == 2
 
 
+def test_command_prints_runs_beside_each_other(executed):
+    folder, _ = executed
+    command = Path(sysconfig.get_path("scripts")) / "cyborg-compare"
+    done = subprocess.run([command, "run", "run"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stdout.splitlines()
+    assert first.split() == ["cyborg", "cyborg"]
+    assert last.startswith("agreement with human maps (CC)")
+
+
 def test_progress_with_time_left_is_seen_at_the_terminal(executed):
     _, done = executed
     assert "epoch   1 of 2: loss" in done.stdout
