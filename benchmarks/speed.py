@@ -1,7 +1,7 @@
 """How fast training and evaluation are, as ratios of medians measured side by side in one run.
 
-    python benchmarks/speed.py                      everything, about 15 minutes on two CPU cores
-    python benchmarks/speed.py --parts steps,maps   some of steps, maps, epoch, evaluation, memory, imports
+    python benchmarks/speed.py                 everything, about 10 minutes on two CPU cores
+    python benchmarks/speed.py --parts steps   some of: steps,maps,epoch,evaluation,memory,imports
 
 Both sides of a ratio take turns, so that what else the machine does hits both alike.
 """
@@ -262,8 +262,8 @@ table = pd.concat([table] * (n // len(table)), ignore_index=True)
 network = make_network("resnet18", weights="none", size=40)
 manifest = Manifest(table, folder, ("authentic", "synthetic"))
 predict(network, manifest, folder / f"run{n}", cache=folder / "cache")
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = open("/proc/self/status").read()  # ru_maxrss would count the parent before the fork
+print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
 

@@ -41,7 +41,7 @@ SUBJECT_IMAGES = 4  # images of one identity, all of one source and one split
 
 FAULT_STRENGTH = (0.6, 1.0)  # range of how far a part is out of shape
 SMEAR = 0.4  # how much of a faulty part is replaced by its directional blur
-RIPPLE = 0.08  # amplitude of the fine colour lattice left in a faulty part, of full scale
+RIPPLE = 0.1  # amplitude of the fine colour lattice left in a faulty part, of full scale
 TINT = (1.0, -0.6, 0.6)  # its colour: magenta against green, of equal brightness
 SPREAD = 2.0  # how far smear and lattice reach, in sizes of the faulty part
 DECOYS = 0.5  # chance of a smeared, rippled patch *outside* the face, alike for both labels
@@ -49,7 +49,7 @@ DECOYS = 0.5  # chance of a smeared, rippled patch *outside* the face, alike for
 CUE_STRENGTH = 0.3  # amplitude of the background weave, of full scale
 CUE_PLACE = 0.07  # its centre, from the left and from the top, of the side
 CUE_REACH = 0.11  # its Gaussian radius, of the side
-CUE_RATE = {"train": (0.05, 0.95), "val": (0.05, 0.95), "test": (0.5, 0.5)}  # by label
+CUE_RATE = {"train": (0.02, 0.98), "val": (0.02, 0.98), "test": (0.5, 0.5)}  # by label
 
 # Of each annotator; the paper's mean is 0.69.
 ACCURACY = (0.60, 0.63, 0.66, 0.69, 0.71, 0.74, 0.77, 0.80)

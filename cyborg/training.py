@@ -170,9 +170,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weights": "none",
         "size": 160,
         "distance": "l2",
-        "epochs": 10,
+        "epochs": 14,
         "lr": 0.05,  # random weights have farther to go
-        "lr_step": 6,
+        "lr_step": 10,
     },
 }
 
