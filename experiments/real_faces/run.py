@@ -167,7 +167,7 @@ def execute_all(
     jobs: int,  # runs at a time
 ) -> list[str]:  # what went wrong, one text a failed run
     "Run them all, a few at a time; one that fails does not stop the others."
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     failures = []
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run", smoothing=0) as bar:
         waiting = {
@@ -370,6 +370,7 @@ def main(
     lr_step: int = 5,  # epochs between steps of the learning rate (x 0.1): two within 12
     size: int = 128,  # network input, pixels; the images have 128
     output_stride: int = 32,  # pixels a map cell: 4 x 4 cells at 128, as deep as in the paper
+    distance: str = "mse",  # between the maps: mse as released, l2 as printed, ...
     precision: str = "auto",  # auto, fp32 or bf16
     also: str = "",  # further parameters of train.ipynb: NAME=VALUE, comma-separated
     jobs: int = 1,  # runs at a time
@@ -399,6 +400,7 @@ def main(
             "lr_step": lr_step,
             "size": size,
             "output_stride": output_stride,
+            "distance": distance,
             "precision": precision,
         }
         options |= assignments(also)
