@@ -26,8 +26,8 @@ setup(
     packages=[settings["lib_path"]],
     install_requires=settings["requirements"].split(),
     extras_require={
-        "dev": settings["dev_requirements"].split(),
-        "weights": settings["weights_requirements"].split(),
+        name: settings[f"{name}_requirements"].split()
+        for name in ("dev", "weights", "slurm", "dashboard")
     },
     entry_points={"console_scripts": shlex.split(settings["console_scripts"])},
 )

@@ -187,7 +187,7 @@ def test_ruff(arguments):
 def test_light_modules_stay_light():
     """Reading a manifest or a map, or starting papermill, must not wait for torch."""
     code = (
-        "import sys, cyborg.manifest, cyborg.saliency, cyborg.launch\n"
+        "import sys, cyborg.manifest, cyborg.saliency, cyborg.launch, cyborg.runner\n"
         "print([name for name in ('torch', 'timm', 'plotly', 'papermill') if name in sys.modules])"
     )
     assert run_python(code, ROOT).strip() == "[]"

@@ -1,0 +1,55 @@
+"""How much of its workers' time the scheduling of a study loses: runs stubbed by a sleep.
+
+    python benchmarks/scheduling.py                             160 tasks on 1, 2, 8, 64 workers
+    python benchmarks/scheduling.py --tasks 16 --seconds 0.5    a quick look
+
+Efficiency is tasks x seconds / (workers x wall time). The last round is only partly filled where
+the workers do not divide the tasks: 160 on 64 can reach 160 / (3 x 64) = 83 % at most, whoever
+schedules them. So what is reached of the possible stands beside it.
+"""
+
+import math
+import time
+
+import pandas as pd
+from distributed import Client, LocalCluster
+from fastcore.script import call_parse
+
+
+def wall_time(
+    workers: int,  # Dask threads that take one task each
+    tasks: int,
+    seconds: float,  # that each task sleeps
+) -> float:  # from the first submission to the last result, seconds
+    "Schedule sleeping tasks as `run_study` does runs; the workers are threads of two processes."
+    from cyborg.study import Crew, schedule  # here, or every worker would wait for torch
+
+    processes = min(2, workers)  # each takes seconds to start, and runs are processes of their own
+    with (
+        LocalCluster(
+            n_workers=processes, threads_per_worker=workers // processes, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(processes)
+        crew = Crew(client, 1, (), {})
+        start = time.perf_counter()
+        schedule(crew, {str(i): (seconds,) for i in range(tasks)}, time.sleep, lambda left: None)
+        return time.perf_counter() - start
+
+
+@call_parse
+def main(
+    workers: str = "1,2,8,64",  # numbers of workers, comma-separated
+    tasks: int = 160,  # number of runs
+    seconds: float = 2.0,  # length of each
+):
+    "Print the efficiency for each number of workers."
+    rows = []
+    for n in map(int, workers.split(",")):
+        wall = wall_time(n, tasks, seconds)
+        ideal, worked = math.ceil(tasks / n) * seconds, tasks * seconds / n
+        rows.append([n, wall, worked / wall, worked / ideal, ideal / wall])
+        print(f"{n} workers: {wall:.1f} s", flush=True)
+    names = ["workers", "wall, s", "efficiency", "at most", "of what is possible"]
+    print(pd.DataFrame(rows, columns=names).round(3).to_string(index=False))

@@ -1,0 +1,518 @@
+"""The study: bad files refused by name, killed workers lose nothing, unlike runs not pooled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+from test_training import write_faces
+
+from cyborg.evaluation import METRICS
+from cyborg.models import make_network
+from cyborg.runner import LOG, REPORT, run_state
+from cyborg.study import (
+    StudyError,
+    check_study,
+    collect,
+    estimate,
+    local_crew,
+    make_study,
+    plan,
+    read_study,
+    run_study,
+    schedule,
+    study_runs,
+)
+from cyborg.training import make_datasets, make_loader
+
+# Stands in for train.ipynb: a step a tenth of a second, its history the checkpoint it goes on from,
+# its scores made from all steps. From which step each attempt went on stands in trace.txt.
+TOY = """
+import json, os, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
+folder = Path(runs) / name
+folder.mkdir(parents=True, exist_ok=True)
+print("at work", flush=True)
+history = folder / "history.csv"
+done = pd.read_csv(history)["value"].tolist() if history.exists() else []
+(folder / "trace.txt").open("a").write(f"from {len(done)}\\n")
+for epoch in range(len(done), epochs):
+    if arch == "resnet18" and seed == 1 and epoch == 2 and (Path(runs) / "fail").exists():
+        raise OSError(28, "No space left on device")
+    time.sleep(0.1)
+    done.append(float(np.random.default_rng([seed, epoch]).random()))
+    temporary = folder / "history.part"
+    pd.DataFrame({"epoch": range(1, len(done) + 1), "value": done}).to_csv(temporary, index=False)
+    temporary.replace(history)
+settings = {k: v for k, v in dict(globals()).items() if k in SETTINGS}
+provenance = {"manifest_digest": DIGEST, "code_digest": "c0de", "versions": {"torch": "2"}}
+provenance["training_sources"] = ["camera", "known"]
+record = {"settings": settings, "provenance": provenance, "resolved": {"precision": "fp32"}}
+(folder / "config.json").write_text(json.dumps(record))
+rows = {"label": ["authentic"] * 20 + ["synthetic"] * 40, "split": "test", "counterpart": ""}
+rows["source"] = ["camera"] * 20 + ["known"] * 20 + ["novel"] * 20
+table = pd.DataFrame(rows)
+noise = np.random.default_rng([seed, int(100 * sum(done))]).normal(size=60)
+table["score"] = noise + (table["label"] == "synthetic") * (1.5 - alpha)
+table["predicted"] = "synthetic"
+for metric in ("cc", "sim", "kl", "iou", "pointing"):
+    table[metric] = 1 - alpha
+note = {b"cyborg": json.dumps({"classes": ["authentic", "synthetic"]}).encode()}
+table = pa.Table.from_pandas(table).replace_schema_metadata(note)
+pq.write_table(table, folder / "predictions.parquet")
+"""
+
+
+def write_toy(path: Path, digest: str) -> Path:
+    from cyborg.training import SETTINGS
+
+    names = [*SETTINGS, "preset"]
+    parameters = nbformat.v4.new_code_cell("\n".join(f"{name} = None" for name in names))
+    parameters.metadata["tags"] = ["parameters"]
+    constants = f"SETTINGS, DIGEST = {list(SETTINGS)}, {digest!r}"
+    cells = [parameters, nbformat.v4.new_code_cell(constants), nbformat.v4.new_code_cell(TOY)]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "p"}
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    "A manifest of 23 images, all with maps, and a second one in which half of them lack it."
+    folder = tmp_path_factory.mktemp("faces")
+    write_faces(folder)
+    table = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
+    table["map"] = [f"map{i}.png" for i in range(len(table))]
+    table["segmentation"] = table["map"].to_numpy()[::-1]
+    table.to_csv(folder / "manifest.csv", index=False)
+    table["map"] = table["map"].where(np.arange(len(table)) % 2 == 0, "")
+    table.to_csv(folder / "half.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def content(faces):
+    return {
+        "name": "s",
+        "data": {"faces": {"manifest": str(faces / "manifest.csv"), "root": str(faces)}},
+        "networks": ["test_resnet"],
+        "scenarios": ["classical", "cyborg"],
+        "seeds": 2,
+        "settings": {"size": 64, "epochs": 8, "device": "cpu"},
+    }
+
+
+@pytest.fixture(scope="module")
+def toy(faces, tmp_path_factory):
+    from cyborg.manifest import read_manifest
+
+    digest = read_manifest(faces / "manifest.csv").digest
+    return write_toy(tmp_path_factory.mktemp("toy") / "toy.ipynb", digest)
+
+
+# --- bad study files --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "there is no key 'seed' (did you mean 'seeds'?)"),
+        ({"seeds": 0}, "seeds is 0 (int), expected a number above 0 or a list"),
+        ({"seeds": [0, "1"]}, "a seed is '1' (str), expected a whole number"),
+        ({"seeds": [0, 0]}, "two runs are named faces-test_resnet-classical-seed0"),
+        ({"seeds": True}, "seeds is True (bool)"),
+        ({"networks": []}, "networks is [] (list), expected a list of names"),
+        ({"networks": "resnet18"}, "networks is 'resnet18' (str), expected a list"),
+        ({"networks": ["resnet18", "resnet18"]}, "two runs are named faces-resnet18-classical"),
+        ({"scenarios": ["cyborgg"]}, "there is no scenario 'cyborgg' (did you mean 'cyborg'?)"),
+        ({"scenarios": ["cyborg", "cyborg"]}, "scenarios lists 'cyborg' twice"),
+        ({"scenarios": {"mine": {"alfa": 1}}}, "'alfa' (did you mean 'alpha'?)"),
+        ({"scenarios": {"mine": {"maps": "invert"}}}, "did you mean 'inverted'?"),
+        ({"scenarios": {"mine": {"seed": 1}}}, "mine has seed, which seeds decides"),
+        ({"scenarios": ["classical_large"]}, "data 'large', which data lacks"),
+        ({"settings": {"epoch": 3}}, "there is no setting 'epoch' (did you mean 'epochs'?)"),
+        ({"settings": {"epochs": "3"}}, "epochs is '3' (str), expected int"),
+        ({"settings": {"alpha": 0.3}}, "settings has alpha, which scenario classical decides"),
+        ({"preset": "papr"}, "there is no preset 'papr' (did you mean 'paper'?)"),
+        ({"name": "../x"}, "name '../x' makes no folder"),
+        ({"name": 3}, "name is 3 (int), expected a plain folder name"),
+        ({"data": {"faces": {"manifest": "m.csv", "rot": "."}}}, "did you mean 'root'?"),
+        ({"data": ["m.csv"]}, "data is ['m.csv'] (list), expected manifests by name"),
+        ({"least_maps": 2}, "least_maps is 2, expected a share from 0 to 1"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(content, changes, message, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(content | changes))
+    with pytest.raises(StudyError) as error:
+        read_study(path, tmp_path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert list(tmp_path.iterdir()) == [path]  # nothing was made
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "is no YAML"),
+        ("name: a\nname: b\n", "'name' stands twice"),
+        ("", "a study is None (NoneType), expected keys and values"),
+        ("name: a\n", "networks and scenarios and seeds missing"),
+    ],
+)
+def test_a_bad_text_is_refused(text, message, tmp_path):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(StudyError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        read_study(tmp_path / "bad.yaml")
+
+
+def test_numbers_with_exponents_are_numbers(content, tmp_path):
+    text = yaml.safe_dump(content).replace("epochs: 8", "weight_decay: 1e-5")
+    (tmp_path / "s.yaml").write_text(text)
+    assert study_runs(read_study(tmp_path / "s.yaml"))[0].config.weight_decay == 1e-5
+
+
+def test_a_missing_file_names_those_that_are_there(content, tmp_path):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(StudyError, match=r"no study file .*t\.yaml; there are .*s\.yaml"):
+        read_study(tmp_path / "t.yaml")
+
+
+def test_paths_start_from_the_file(content, faces, tmp_path):
+    relative = os.path.relpath(faces / "manifest.csv", tmp_path)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content | {"data": {"faces": relative}}))
+    config = study_runs(read_study(tmp_path / "s.yaml"))[0].config
+    assert config.manifest == str((faces / "manifest.csv").resolve())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"networks": ["resnet5O"]}, "which timm .* does not know; nearest: resnet50"),
+        ({"networks": ["test_vit"]}, "no class activation map"),
+        ({"settings": {"weights": "w.safetensors"}}, "weights is 'w.safetensors', .*expected"),
+        ({"data": {"faces": "absent.csv"}}, "absent.csv"),
+        (
+            {"scenarios": [{"segmentation": {"map_column": "segmentatio"}}]},
+            "did you mean 'segmentation'",
+        ),
+    ],
+)
+def test_what_other_files_must_say_is_checked_first(content, changes, message, tmp_path):
+    with pytest.raises((ValueError, OSError), match=message):
+        check_study(make_study(content | changes, tmp_path, tmp_path / "runs"))
+    assert not list((tmp_path / "runs").rglob("config.json"))
+
+
+def test_maps_that_half_of_the_images_lack(content, faces, tmp_path):
+    half = content | {"data": {"half": {"manifest": str(faces / "half.csv"), "root": str(faces)}}}
+    with pytest.raises(StudyError, match=r"cyborg: 6 of 13 training images have no map .*90%"):
+        check_study(make_study(half, runs=tmp_path))
+    warnings = check_study(make_study(half | {"least_maps": 0.5}, runs=tmp_path))
+    assert any("6 of 13 training images have no map" in text for text in warnings)
+    check_study(make_study(half | {"scenarios": ["classical"]}, runs=tmp_path))
+
+
+# --- the grid ---------------------------------------------------------------------------------
+
+
+def test_other_images_and_other_maps(content, faces, tmp_path):
+    content["data"]["large"] = {"manifest": str(faces / "half.csv"), "root": str(faces)}
+    content["scenarios"] = ["classical", "classical_large", "segmentation"]
+    study = make_study(content, runs=tmp_path)
+    check_study(study)
+    runs = {run.scenario: run.config for run in study_runs(study)}
+    assert {run.data for run in study_runs(study)} == {"faces"}
+    assert runs["classical_large"].manifest == str((faces / "half.csv").resolve())
+    assert runs["classical_large"].alpha == 1
+    maps = pd.read_csv(runs["segmentation"].manifest)["map"]
+    assert maps.tolist() == pd.read_csv(faces / "manifest.csv")["segmentation"].tolist()
+    assert Path(runs["segmentation"].root) == faces.resolve()
+    assert runs["segmentation"].maps == "human"
+
+
+def test_a_study_may_grow_but_not_change(content, tmp_path):
+    study = make_study(content, runs=tmp_path)
+    study.folder.mkdir()
+    (study.folder / "study.yaml").write_text(yaml.safe_dump(content | {"preset": "quick"}))
+    check_study(
+        make_study(
+            content | {"seeds": 3, "scenarios": ["classical", "cyborg", "box"]}, runs=tmp_path
+        )
+    )
+    for changes, message in (
+        ({"settings": content["settings"] | {"epochs": 9}}, "settings .*'epochs': 8.* now .*9"),
+        ({"scenarios": ["classical", {"cyborg": {"alpha": 0.3}}]}, "cyborg: alpha 0.5, now 0.3"),
+        ({"networks": ["resnet18"]}, "networks without test_resnet"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            check_study(make_study(content | changes, runs=tmp_path))
+
+
+def test_scenarios_are_paired_by_seed(content, tmp_path):
+    "Same first weights, same batches, epoch after epoch; another seed has others."
+    from cyborg.manifest import read_manifest
+
+    content["scenarios"] = ["classical", "cyborg", "shuffled"]
+    seen = {}
+    for run in study_runs(make_study(content, runs=tmp_path)):
+        manifest = read_manifest(run.config.manifest, run.config.root)
+        network = make_network(run.network, 2, 64, "none", run.config.seed)
+        train = make_datasets(manifest, network, run.config)["train"]
+        loader = make_loader(train, 4, True, run.config.seed)
+        order = []
+        for epoch in (1, 2):
+            loader.set_epoch(epoch)
+            order += [batch.index.tolist() for batch in loader]
+        weights = torch.cat([p.detach().flatten() for p in network.parameters()])
+        seen[run.scenario, run.seed] = weights, order
+    weights, order = seen["classical", 0]
+    for scenario in ("cyborg", "shuffled"):
+        assert torch.equal(seen[scenario, 0][0], weights)
+        assert seen[scenario, 0][1] == order
+    assert not torch.equal(seen["classical", 1][0], weights)
+    assert seen["classical", 1][1] != order
+
+
+def test_the_estimate_grows_with_the_images(content, tmp_path):
+    seconds = estimate(make_study(content, runs=tmp_path))
+    assert len(seconds) == 4
+    assert (seconds > 0).all()
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def start_dask(*words) -> subprocess.Popen:
+    command = [sys.executable, "-m", "distributed.cli." + words[0], *map(str, words[1:])]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    "A scheduler on loopback and two workers, as on three machines; the second ends with its task."
+    file = tmp_path / "scheduler.json"
+    place = ["--scheduler-file", file, "--no-dashboard"]
+    local = ["--nthreads", 1, "--no-nanny", "--local-directory", tmp_path]
+    started = [start_dask("dask_scheduler", "--host", "127.0.0.1", "--port", 0, *place)]
+    started += [start_dask("dask_worker", *place, *local, "--name", n) for n in ("a", "b")]
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    yield json.loads(file.read_text())["address"], started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def kill_when(process: subprocess.Popen, ready) -> None:
+    deadline = time.monotonic() + 60
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ready()
+    process.kill()
+
+
+def busy_below(process: subprocess.Popen) -> list[Path]:
+    "Folders of the runs that the children of a worker are at work on."
+    if process.poll() is not None:
+        return []
+    children = psutil.Process(process.pid).children()
+    return [Path(child.cwd()) for child in children if "cyborg.runner" in " ".join(child.cmdline())]
+
+
+def test_a_killed_worker_loses_nothing(content, toy, scheduler, tmp_path):
+    from threading import Thread
+
+    address, (_, _, victim) = scheduler
+    content["settings"]["epochs"], content["seeds"] = 12, 1
+    study = make_study(content | {"name": "disturbed"}, runs=tmp_path)
+    killed = []
+
+    def in_mid_run():
+        for folder in busy_below(victim):
+            if run_state(folder).epoch >= 3:
+                killed.append(folder)
+        return bool(killed)
+
+    thread = Thread(target=kill_when, args=(victim, in_mid_run))
+    thread.start()
+    lines = []
+    table = run_study(study, address, threads=1, notebook=toy, every=1, tell=lines.append)
+    thread.join()
+    assert set(table["state"]) == {"finished"}
+    starts = {f.name: (f / "trace.txt").read_text().split("\n")[:-1] for f in table["folder"]}
+    assert starts.pop(killed[0].name)[0] == "from 0"
+    resumed = (killed[0] / "trace.txt").read_text().split("\n")[1]
+    assert int(resumed.removeprefix("from ")) >= 3  # from its checkpoint
+    assert all(begun == ["from 0"] for begun in starts.values())  # the others ran once
+    assert any("of 2 runs finished, 2 running, 0 failed" in line for line in lines)
+    assert lines[-1].startswith("2 of 2 runs finished, 0 running")
+
+    quiet = make_study(content | {"name": "quiet"}, runs=tmp_path)
+    run_study(quiet, address, threads=1, notebook=toy, tell=lines.append)
+    disturbed, undisturbed = collect(study).measures, collect(quiet).measures
+    pd.testing.assert_frame_equal(disturbed, undisturbed)
+
+
+def test_a_failure_stops_no_other_run_and_starting_again_does_only_that(content, toy, tmp_path):
+    content["networks"] = ["test_resnet", "resnet18"]
+    content["scenarios"] = ["classical"]
+    content["settings"]["epochs"] = 4
+    study, lines = make_study(content, runs=tmp_path), []
+    study.folder.mkdir()
+    (study.folder / "fail").touch()
+    table = run_study(study, workers=2, notebook=toy, tell=lines.append)
+    assert table["state"].value_counts().to_dict() == {"finished": 3, "failed": 1}
+    failed = table[table["state"] == "failed"].iloc[0]
+    assert failed["error"] == "OSError: [Errno 28] No space left on device"
+    assert failed["epoch"] == 2
+    assert "at work" in (failed["folder"] / LOG).read_text()
+    cells = nbformat.read(failed["folder"] / REPORT, 4).cells
+    assert any(o.output_type == "error" for c in cells if c.cell_type == "code" for o in c.outputs)
+    assert f"failed: {failed['folder'].name}: OSError" in lines[-1]
+    assert len(collect(study).measures["seed"].unique()) == 2
+
+    (study.folder / "fail").unlink()
+    before = {f: (f / REPORT).stat().st_mtime_ns for f in table["folder"]}
+    again = run_study(study, workers=2, notebook=toy, tell=lines.append)
+    assert set(again["state"]) == {"finished"}
+    assert (failed["folder"] / "trace.txt").read_text() == "from 0\nfrom 2\n"
+    for folder, written in before.items():
+        assert ((folder / REPORT).stat().st_mtime_ns == written) == (folder != failed["folder"])
+    written = {f: (f / REPORT).stat().st_mtime_ns for f in table["folder"]}
+    run_study(study, workers=2, notebook=toy, tell=lines.append)
+    assert lines[-1].startswith("4 of 4 runs finished")
+    assert {f: (f / REPORT).stat().st_mtime_ns for f in table["folder"]} == written
+
+    # In one finished study: what must not be pooled silently.
+    config = failed["folder"] / "config.json"
+    record = json.loads(config.read_text())
+    other = json.loads(config.read_text())
+    other["provenance"]["code_digest"] = "0ther"
+    config.write_text(json.dumps(other))
+    with pytest.raises(
+        StudyError, match=r"1 of 4 runs differ .*resnet18-classical-seed1: code_digest"
+    ):
+        collect(study)
+    marked = collect(study, mixed=True).measures
+    assert set(marked.loc[marked["differs"] != "", "network"]) == {"resnet18"}
+    assert set(marked["differs"]) == {"", "code_digest"}
+    other["provenance"] = record["provenance"]
+    other["settings"]["lr"] = 0.7
+    config.write_text(json.dumps(other))
+    with pytest.raises(StudyError, match="lr: 0.7, now 0.05"):
+        collect(study)
+    with pytest.raises(StudyError, match=r"holds a run with other settings \(lr: 0.7, now 0.05\)"):
+        check_study(study)
+    config.write_text(json.dumps(record))
+    result = failed["folder"] / "predictions.parquet"
+    result.write_bytes(result.read_bytes()[:-100])  # cut short
+    collected = collect(study)
+    assert len(collected.problems) == 1
+    assert "predictions.parquet" in collected.problems[0]
+    assert len(collected.measures.groupby(["network", "seed"])) == 3
+    assert (study.folder / "measures.csv").is_file()
+
+
+def test_a_run_ends_with_its_maker(toy, tmp_path):
+    "Killed with SIGKILL, it leaves neither a child nor a kernel that would go on writing."
+    settings = {"runs": str(tmp_path), "name": "run", "epochs": 600, "arch": "a", "seed": 0}
+    arguments = (str(tmp_path / "run"), str(toy), settings)
+    code = f"from cyborg.runner import execute; execute(*{arguments!r})"
+    maker = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while run_state(tmp_path / "run").epoch < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    below = psutil.Process(maker.pid).children(recursive=True)
+    assert len(below) >= 2
+    maker.send_signal(signal.SIGKILL)
+    maker.wait()
+    gone, alive = psutil.wait_procs(below, timeout=10)
+    assert not alive
+
+
+def test_a_task_that_kills_its_workers_is_a_failure_and_not_a_wait(monkeypatch):
+    "Dask gives it up after some deaths, or the local workers do not come back; either way it ends."
+    monkeypatch.setattr("cyborg.study.LOST", 3.0)
+    with local_crew(workers=1, gpus=False) as crew:
+        try:
+            ended = schedule(crew, {"a": (9,)}, os._exit, lambda left: None, 5)
+        except StudyError as error:
+            assert "have died" in str(error)
+        else:
+            assert type(ended["a"]).__name__ == "KilledWorker"
+
+
+def test_a_scheduler_that_cannot_be_reached(content, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("cyborg.study.TIMEOUT", "1s")
+    study = make_study(content, runs=tmp_path)
+    for address in ("tcp://127.0.0.1:1", "nonsense://x"):
+        with pytest.raises(StudyError, match="cannot be reached"):
+            run_study(study, address, notebook=toy)
+    assert set(plan(study)["state"]) == {"waiting"}
+
+
+def test_one_study_is_run_by_one_process(content, toy, tmp_path):
+    from cyborg.study import _claimed
+
+    study = make_study(content, runs=tmp_path)
+    with _claimed(study), pytest.raises(StudyError, match="another process is running this study"):
+        run_study(study, workers=1, notebook=toy)
+
+
+def test_slurm_jobs_hold_one_run_each():
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    import dask
+
+    from cyborg.study import slurm_crew
+
+    with dask.config.set({"jobqueue.slurm.cores": 8, "jobqueue.slurm.memory": "8GB"}):
+        cluster = jobqueue.SLURMCluster(worker_extra_args=["--nthreads", "1"])
+        script = cluster.job_script()
+        cluster.close()
+    assert script.rstrip().endswith("--nthreads 1")
+    assert slurm_crew
+
+
+# --- a real training, through the command -----------------------------------------------------
+
+
+def test_the_command_trains_for_real(content, faces, tmp_path):
+    content["settings"] |= {"epochs": 1, "batch_size": 4}
+    content |= {"seeds": 1, "scenarios": ["cyborg"]}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
+    environment = os.environ | {"CYBORG_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+    script = tmp_path / "command.py"  # what pip makes of an entry point
+    script.write_text(
+        "from cyborg.runner import study_command as main\nif __name__ == '__main__':\n    main()\n"
+    )
+    call = [sys.executable, str(script), str(tmp_path / "s.yaml")]
+    dry = subprocess.run([*call, "--dry_run"], env=environment, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    assert "1 runs in" in dry.stdout
+    assert not (tmp_path / "runs" / "s").exists()
+    done = subprocess.run(call, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 runs finished" in done.stdout
+    study = read_study(tmp_path / "s.yaml", tmp_path / "runs")
+    collected = collect(study)
+    assert set(METRICS) < set(collected.measures["measure"])
+    assert len(collected.histories) == 1
+    wrong = subprocess.run(
+        [*call[:2], "absent.yaml"], env=environment, capture_output=True, text=True
+    )
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("cyborg-study: there is no study file absent.yaml")
