@@ -37,7 +37,7 @@ from PIL import Image, ImageFile
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from .manifest import Manifest, content_hash, data_root, safe_path
+from .manifest import Manifest, content_hash, data_root, safe_path, usable_cores
 from .saliency import is_flat, read_map, resize_map
 
 # %% ../nbs/04_data.ipynb #0155073a
@@ -239,8 +239,7 @@ class _Store:
     ):
         base = data_root() / ".cache" if folder is None else Path(folder).resolve()
         self.folder = base / f"r{RULES}-pillow{PIL.__version__}"
-        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-        self.threads = len(cores) if threads is None else _whole("threads", threads, 1)
+        self.threads = usable_cores() if threads is None else _whole("threads", threads, 1)
 
     def __enter__(self) -> "_Store":
         with _cache_faults(self.folder):

@@ -12,7 +12,6 @@ __all__ = ['AUTHENTIC', 'SEEN', 'UNSEEN', 'SHARES', 'SUBJECT_IMAGES', 'FAULT_STR
 # %% ../nbs/02_demo.ipynb #21052fb9
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +28,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .manifest import Manifest, atomic_path, data_root, read_manifest, write_manifest
+from cyborg.manifest import (
+    Manifest,
+    atomic_path,
+    data_root,
+    read_manifest,
+    usable_cores,
+    write_manifest,
+)
 from .saliency import human_map, stroke_mask
 
 # %% ../nbs/02_demo.ipynb #5539a395
@@ -1139,11 +1145,6 @@ def _finished(root, wanted, replace=False):
     return not differ
 
 
-def _cores():
-    "Cores this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _sweep(root):
     "Remove what makers of this set that were killed left behind, once it is a day old."
     for folder in root.parent.glob(f".{root.name}-making-*"):
@@ -1164,7 +1165,7 @@ def make_demo(
     root = Path(data_root() / "demo" if root is None else root).resolve()
     wanted = _settings(n, size, seed)
     if not _finished(root, wanted, replace):
-        workers = workers or (min(8, _cores()) if n > 400 else 1)
+        workers = workers or (min(8, usable_cores()) if n > 400 else 1)
         root.parent.mkdir(parents=True, exist_ok=True)
         _sweep(root)
         folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-making-", dir=root.parent))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError',
-           'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'did_you_mean', 'default_classes',
-           'Manifest', 'Finding', 'read_table', 'read_manifest', 'write_manifest', 'over_files', 'audit', 'validate',
-           'group_split', 'read_folders', 'read_released']
+           'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'usable_cores', 'did_you_mean',
+           'default_classes', 'Manifest', 'Finding', 'read_table', 'read_manifest', 'write_manifest', 'over_files',
+           'audit', 'validate', 'group_split', 'read_folders', 'read_released']
 
 # %% ../nbs/00_manifest.ipynb #18a7306a
 import hashlib
@@ -133,6 +133,13 @@ CLASSES = ("authentic", "synthetic")
 LABEL_WORDS = {"authentic": "authentic", "real": "authentic", "live": "authentic"}
 LABEL_WORDS |= {"synthetic": "synthetic", "fake": "synthetic", "spoof": "synthetic"}
 _EXAMPLES = 5  # how many offenders are named; enough to see the pattern
+
+
+def usable_cores() -> int:
+    "Cores this process may use: `taskset` and Slurm give out shares of a machine's."
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def did_you_mean(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REPORT', 'LOG', 'OUTCOME', 'RESULT', 'PATIENCE', 'Outcome', 'write_outcome', 'RunState', 'run_state', 'run_child',
-           'execute', 'usable_cores', 'thread_variables', 'execute_on_worker', 'study_command']
+           'execute', 'thread_variables', 'execute_on_worker', 'study_command']
 
 # %% ../nbs/09b_runner.ipynb #b781e705
 import json
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import psutil
 from filelock import FileLock
 
-from .manifest import atomic_path
+from .manifest import atomic_path, usable_cores
 
 # %% ../nbs/09b_runner.ipynb #3b6031ec
 REPORT, LOG, OUTCOME, RESULT = "report.ipynb", "run.log", "outcome.json", "predictions.parquet"
@@ -193,13 +193,6 @@ def execute(
     return write_outcome(folder, Outcome(not error, error, seconds, platform.node()))
 
 # %% ../nbs/09b_runner.ipynb #0369b68c
-def usable_cores() -> int:
-    "Cores this process may use."
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def thread_variables(
     threads: int,  # of the run
 ) -> dict[str, str]:

@@ -50,6 +50,7 @@ from cyborg.manifest import (
     over_files,
     read_manifest,
     runs_root,
+    usable_cores,
     validate,
     write_manifest,
 )
@@ -61,7 +62,6 @@ from cyborg.runner import (
     Outcome,
     execute_on_worker,
     run_state,
-    usable_cores,
     write_outcome,
 )
 from cyborg.training import (
@@ -619,13 +619,19 @@ def _made_up(
     )
 
 
+def _probed(config: RunConfig) -> Network:
+    "The network of a run, with random weights."
+    shape = (config.output_stride, config.one_logit)
+    return make_network(config.arch, 2, config.size, "none", 0, *shape)
+
+
 def run_seconds(
     config: RunConfig,
     images: Mapping[str, int],  # number by split: train, val, test
     threads: int = 1,  # that the run will have
 ) -> float:
     "Estimate the time of a run from a few timed steps."
-    before, network = torch.get_num_threads(), make_network(config.arch, 2, config.size, "none")
+    before, network = torch.get_num_threads(), _probed(config)
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision = choose_precision(network, accelerator.device)[0]
     precision = precision if config.precision == "auto" else config.precision
@@ -647,6 +653,12 @@ def run_seconds(
     return OVERHEAD + epochs + costs["val"] * images["test"]
 
 
+def _cost_key(config: RunConfig) -> tuple:
+    "What the time of a run depends on."
+    names = "manifest arch size output_stride epochs batch_size precision device"
+    return tuple(getattr(config, name) for name in names.split())
+
+
 def estimate(
     study: Study,
     threads: int = 1,  # of each run
@@ -655,13 +667,12 @@ def estimate(
     runs, known = study_runs(study), {}
     manifests = _study_manifests(study, runs)
     for config in (run.config for run in runs):
-        key = (config.manifest, config.arch, config.size, config.epochs, config.batch_size)
+        key = _cost_key(config)
         if key not in known:
             counts = manifests[config.manifest].table["split"].value_counts()
             counts = counts.reindex(["train", "val", "test"], fill_value=0).to_dict()
             known[key] = run_seconds(config, counts, threads)
-    keys = [(c.manifest, c.arch, c.size, c.epochs, c.batch_size) for c in (r.config for r in runs)]
-    return pd.Series([known[key] for key in keys], name="seconds")
+    return pd.Series([known[_cost_key(run.config)] for run in runs], name="seconds")
 
 # %% ../nbs/10_study.ipynb #fbf31063
 NOTEBOOK = Path(cyborg.__file__).resolve().parent.parent / "nbs" / "train.ipynb"
@@ -1073,7 +1084,8 @@ def main(
             flush=True,
         )
         if dry_run:
-            print(*map("warning: {}".format, warnings), sep="\n")
+            for text in warnings:
+                print(f"warning: {text}")
             return
         table = run_study(study, scheduler or None, workers, threads, seconds)
         collected = collect(study, mixed)

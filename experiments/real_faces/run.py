@@ -21,7 +21,7 @@ import pandas as pd
 from fastcore.script import call_parse
 from tqdm.auto import tqdm
 
-from cyborg.manifest import atomic_path, data_root, read_manifest, runs_root
+from cyborg.manifest import atomic_path, data_root, read_manifest, runs_root, usable_cores
 from cyborg.saliency import CONTROL_KINDS
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "nbs" / "train.ipynb"
@@ -167,7 +167,7 @@ def execute_all(
     jobs: int,  # runs at a time
 ) -> list[str]:  # what went wrong, one text a failed run
     "Run them all, a few at a time; one that fails does not stop the others."
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, usable_cores() // jobs)
     failures = []
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run", smoothing=0) as bar:
         waiting = {
