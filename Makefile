@@ -1,7 +1,7 @@
 # Every path is relative to this folder, whose own name may hold spaces.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv install train test lint clean
+.PHONY: help venv install train study test lint clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make train   install what is missing, write the demo set, train classical and CYBORG on it'
+	@echo 'make study   install what is missing, run a small study (18 runs) on the demo set, write its report'
 	@echo 'make test    install what is missing, run all tests, every notebook among them'
 	@echo 'make lint    check notebooks, tests and scripts with ruff'
 	@echo 'make venv    make $(VENV), or renew it when settings.ini or setup.py has changed'
@@ -87,6 +88,16 @@ train: venv
 	@$(VENV)/bin/cyborg-compare runs/demo-classical runs/demo-cyborg
 	@echo; echo 'run folders:         runs/demo-classical  runs/demo-cyborg'
 	@echo 'executed notebooks:  report.ipynb in each; open with $(VENV)/bin/jupyter lab runs'
+
+# Two runs at a time on two cores: a library that spins on more threads than cores is ten times slower.
+study: export CYBORG_RUNS := $(CURDIR)/runs
+study: export OMP_NUM_THREADS := 1
+study: venv
+	@$(VENV)/bin/cyborg-study nbs/studies/quick.yaml
+	@echo; echo 'the report, seconds'
+	@$(VENV)/bin/papermill nbs/report.ipynb runs/quick/report.ipynb --no-progress-bar --log-level ERROR
+	@echo 'report:    runs/quick/report/report.html, with figures/ and tables/ beside it'
+	@echo 'notebook:  runs/quick/report.ipynb; open with $(VENV)/bin/jupyter lab runs'
 
 test: venv
 	@$(PY) -m pytest tests -n logical --maxprocesses 8 --dist worksteal

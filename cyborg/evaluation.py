@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METRICS', 'SUMMARIES', 'PRECISIONS', 'FILES', 'PARTS', 'EXCLUDED', 'NOTE', 'PredictionsError', 'class_scores',
            'evaluation_mode', 'Scored', 'score_batch', 'gather', 'prediction_rows', 'saliency_means', 'weights_digest',
-           'read_predictions', 'predict', 'MeanMaps', 'read_mean_maps', 'Comparison', 'comparisons', 'seen_sources',
-           'auc_table', 'roc_points', 'accuracy', 'accuracy_table', 'agreement_table', 'class_table']
+           'read_predictions', 'predict', 'read_maps', 'MeanMaps', 'read_mean_maps', 'Comparison', 'comparisons',
+           'seen_sources', 'auc_table', 'roc_points', 'accuracy', 'accuracy_table', 'agreement_table', 'class_table']
 
 # %% ../nbs/09_evaluation.ipynb #f50dfba5
 import hashlib
@@ -45,6 +45,7 @@ SUMMARIES = (
 )  # rows of `auc_table` that are no source
 PRECISIONS = ("fp32", "bf16")
 FILES = (
+    "saliency.npy",
     "mean_maps.npz",
     "excluded.csv",
     "predictions.parquet",
@@ -182,11 +183,14 @@ def _write_shard(
     predictions: pd.DataFrame,  # of those that could be read
     schema: pa.Schema,  # of `_prediction_schema`
     means: RunningMean,  # of the same rows
+    maps: np.ndarray,  # (n, h, w) in [0, 1], saliency of the same rows
     excluded: pd.DataFrame,  # EXCLUDED, what could not be read
 ) -> Path:  # the shard
-    "Write one shard and its means, each atomically, the shard last."
+    "Write one shard, its maps and its means, each atomically, the shard last."
     path = folder / f"rows-{rows[0]:010d}-{rows[1]:010d}.parquet"
     means.save(path.with_suffix(".npz"))
+    with atomic_path(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
+        np.save(file, np.rint(maps * 255).astype(np.uint8))
     table = pa.Table.from_pandas(predictions, schema=schema, preserve_index=False)
     table = table.replace_schema_metadata({"excluded": json.dumps(excluded.to_dict("records"))})
     with atomic_path(path) as temporary:
@@ -240,6 +244,24 @@ def _merge_means(
         if part.keys:  # a shard without a readable image has no map size either
             means.merge(part)
     return means
+
+
+def _merge_maps(
+    shards: Sequence[Path],  # in order
+    path: Path,  # saliency.npy
+) -> None:
+    "String the maps together, one shard in memory at a time."
+    parts = [np.load(shard.with_suffix(".npy"), mmap_mode="r") for shard in shards]
+    parts = [part for part in parts if len(part)] or parts[:1]
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    if not shape[0]:  # an empty file cannot be mapped
+        np.save(path, np.zeros(shape, np.uint8))
+        return
+    merged, row = np.lib.format.open_memmap(path, "w+", np.uint8, shape), 0
+    for part in parts:
+        merged[row : row + len(part)] = part
+        row += len(part)
+    merged.flush()
 
 
 def _merge_predictions(
@@ -455,9 +477,9 @@ def _score_rest(
             scored = _score_part(network, part, batch_size, workers, bar, **how)
             table = manifest.table.iloc[:0] if part.dataset is None else part.dataset.manifest.table
             rows = prediction_rows(table, scored, manifest.classes)
-            _write_shard(
-                parts, part.rows, rows, schema, saliency_means(table, scored), part.excluded
-            )
+            means = saliency_means(table, scored)
+            maps = scored.saliency.reshape(-1, *network.map_size)  # none, and yet of that size
+            _write_shard(parts, part.rows, rows, schema, means, maps, part.excluded)
             bar.update(part.rows[1] - part.rows[0] - len(rows))
             shutil.rmtree(parts / f"scratch-{part.rows[0]}", ignore_errors=True)
 
@@ -545,7 +567,7 @@ def predict(
     cache: bool | str | Path = True,  # keep decoded images (or where), see below
     shard_size: int = 2048,  # images between two savings
     overwrite: bool = False,  # throw away what is there, finished or not
-) -> Path:  # folder/predictions.parquet, beside mean_maps.npz and excluded.csv
+) -> Path:  # folder/predictions.parquet, beside saliency.npy, mean_maps.npz and excluded.csv
     "Score a manifest, or go on where that was interrupted; returns at once when it is done."
     counts = {"batch_size": batch_size, "workers": workers, "shard_size": shard_size}
     how = {"which": which, "precision": precision}
@@ -576,6 +598,7 @@ def _finish(
     shards = _finished_shards(parts)
     lost = _merge_excluded(shards, parts / "excluded.csv")
     _merge_means(shards).save(parts / "mean_maps.npz")
+    _merge_maps(shards, parts / "saliency.npy")
     note = {
         "settings": settings,
         "classes": manifest.classes,
@@ -590,7 +613,21 @@ def _finish(
     if lost:
         by_source = ", ".join(f"{n} of {key}" for key, n in sorted(lost.items()))
         told = f"{lost.total()} of {len(manifest)} images could not be read and are left out"
-        warnings.warn(f"{told}, see {folder / FILES[1]}: {by_source}", stacklevel=3)
+        warnings.warn(f"{told}, see {folder / FILES[-2]}: {by_source}", stacklevel=3)
+
+# %% ../nbs/09_evaluation.ipynb #eccb710b
+def read_maps(
+    folder: str | Path,  # of `predict`
+) -> np.ndarray:  # (n, h, w) uint8, memory-mapped: 255 stands for 1; a row a row of predictions
+    "Model saliency of every image."
+    path = Path(folder) / "saliency.npy"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; predict writes it (overwrite=True)")
+    maps = np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None)
+    n = _open_predictions(path.parent / FILES[-1])[0].metadata.num_rows
+    if len(maps) != n:
+        raise PredictionsError(f"{path} holds {len(maps)} maps, expected {n}, one an image")
+    return maps
 
 # %% ../nbs/09_evaluation.ipynb #67cfa5ec
 class MeanMaps(NamedTuple):

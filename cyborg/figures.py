@@ -6,8 +6,7 @@
 __all__ = ['SCENARIO_COLOURS', 'SCENARIO_DASHES', 'SCENARIO_SYMBOLS', 'LABEL_COLOURS', 'SOURCE_COLOURS', 'TEMPLATE',
            'METRIC_LABELS', 'Style', 'scenario_style', 'loss_curves', 'accuracy_curves', 'training_curves',
            'live_figure', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'sample_rows', 'manifest_samples',
-           'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram', 'auc_by_source',
-           'comparison_table', 'comparison_figure']
+           'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram', 'auc_by_source']
 
 # %% ../nbs/11_figures.ipynb #9113d555
 import base64
@@ -825,11 +824,7 @@ def _add_histogram(
     figure.add_vline(centre, line=dict(color=colour, dash="dot", width=2))
 
 # %% ../nbs/11_figures.ipynb #f26c39d8
-_WORDS = {
-    **{"macro_unseen": "mean of unseen", "macro_seen": "mean of seen", "macro": "mean of all"},
-    **{"cc": "CC", "sim": "SIM", "kl": "KL (low is best)", "iou": "IoU, top 20 %"},
-    "pointing": "pointing game",
-}
+_WORDS = {"macro_unseen": "mean of unseen", "macro_seen": "mean of seen", "macro": "mean of all"}
 
 
 def _auc_runs(tables: Mapping | pd.DataFrame | Sequence) -> pd.DataFrame:
@@ -843,21 +838,14 @@ def _auc_runs(tables: Mapping | pd.DataFrame | Sequence) -> pd.DataFrame:
     rows["kind"] = np.where(seen, "AUC, seen generators", "AUC, unseen generators")
     rows.loc[rows["source"].isin(SUMMARIES), "kind"] = "AUC, summary"
     sources = sorted(set(rows["source"]) - {*SUMMARIES})
-    order = {name: i for i, name in enumerate((*sources, *reversed(SUMMARIES)))}  # unseen first
-    return _summarise(rows.rename(columns={"source": "measure"}), "auc", order, list(runs))
-
-
-def _summarise(rows: pd.DataFrame, column: str, order: Mapping, scenarios: list) -> pd.DataFrame:
-    "`column` over runs by kind, measure and scenario, in the order in which it is to be read."
-    groups = rows.dropna(subset=[column]).groupby(["kind", "measure", "scenario"], as_index=False)
-    table = groups.agg(mean=(column, "mean"), sd=(column, "std"), n=(column, "count"))
-    kinds = ["AUC, unseen generators", "AUC, seen generators", "AUC, summary", "agreement"]
-    keys = [
-        table["scenario"].map(scenarios.index),
-        table["measure"].map(order),
-        table["kind"].map(kinds.index),
-    ]
-    return table.iloc[np.lexsort([key.to_numpy() for key in keys])].reset_index(drop=True)
+    places = {name: i for i, name in enumerate((*sources, *reversed(SUMMARIES)))}
+    kinds = ["AUC, unseen generators", "AUC, seen generators", "AUC, summary"]  # unseen first
+    rows = rows.rename(columns={"source": "measure"}).dropna(subset=["auc"])
+    groups = rows.groupby(["kind", "measure", "scenario"], as_index=False)["auc"]
+    table = groups.agg(mean="mean", sd="std", n="count")
+    orders = ("scenario", list(runs).index), ("measure", places), ("kind", kinds.index)
+    keys = [table[name].map(order).to_numpy() for name, order in orders]
+    return table.iloc[np.lexsort(keys)].reset_index(drop=True)
 
 # %% ../nbs/11_figures.ipynb #6cdea20a
 def _add_dots(figure: go.Figure, group: pd.DataFrame, name: str, y: Sequence[float]):
@@ -918,57 +906,3 @@ def _auc_axes(figure: go.Figure, slots: Mapping, lowest: float) -> go.Figure:
     return figure.update_layout(
         legend=dict(orientation="h", y=1.0, yanchor="bottom", x=0), margin_t=115
     )
-
-# %% ../nbs/11_figures.ipynb #4b1292e5
-def comparison_table(
-    tables: Mapping[
-        str, pd.DataFrame | Sequence[pd.DataFrame]
-    ],  # scenario -> AUC table(s), one a run
-    predictions: Mapping | None = None,  # scenario -> predictions, one a run, for the agreement
-    metrics: Sequence[str] = ("cc",),  # columns of the predictions
-) -> pd.DataFrame:
-    "Kind, measure, scenario, mean, sd and n of AUC by generator and of agreement with human maps."
-    aucs = _auc_runs(tables)
-    if predictions is None:
-        return aucs
-    runs = _by_scenario(predictions, metrics, "predictions")
-    rows = [
-        dict(kind="agreement", measure=metric, scenario=name, value=run[metric].mean())
-        for name, parts in runs.items()
-        for run in parts
-        for metric in metrics
-    ]
-    order = {name: i for i, name in enumerate(metrics)}
-    agreement = _summarise(pd.DataFrame(rows), "value", order, list(runs))
-    return pd.concat([aucs, agreement], ignore_index=True)
-
-# %% ../nbs/11_figures.ipynb #a3fee0d8
-def comparison_figure(
-    comparison: pd.DataFrame,  # of `comparison_table`
-    title: str = "Scenarios compared",
-) -> go.Figure:
-    "The comparison as a table to read: mean ± standard deviation, the best of each row in bold."
-    _check_table(comparison, ["kind", "measure", "scenario", "mean", "sd", "n"], "comparison")
-    scenarios = list(comparison["scenario"].unique())
-    rows = list(comparison.groupby(["kind", "measure"], sort=False))
-    cells = {name: [""] * len(rows) for name in scenarios}
-    for i, ((_, measure), group) in enumerate(rows):
-        best = group["mean"].min() if measure == "kl" else group["mean"].max()
-        for row in group.itertuples():
-            text = f"{row.mean:.3f}" if row.n < 2 else f"{row.mean:.3f} ± {row.sd:.3f}"
-            cells[row.scenario][i] = f"<b>{text}</b>" if row.mean == best else text
-    kinds = [kind for (kind, _), _ in rows]
-    once = [kind if kind not in kinds[:i] else "" for i, kind in enumerate(kinds)]
-    measures = [_WORDS.get(measure, measure) for (_, measure), _ in rows]
-    align = ["left", "left", *["center"] * len(scenarios)]
-    head = ["", "measure", *(f"<b>{name}</b>" for name in scenarios)]
-    fill = ["#555555"] * 2 + [scenario_style(name).colour for name in scenarios]
-    header = dict(values=head, fill_color=fill, font_color="white", height=32, align=align)
-    body = dict(values=[once, measures, *cells.values()], fill_color="#F7F7F7", align=align)
-    body |= dict(height=28, font_size=13, line_color="#DDDDDD")
-    figure = go.Figure(
-        go.Table(header=header, cells=body, columnwidth=[1.3, 1.2, *[1] * len(scenarios)])
-    )
-    note = "Mean ± 1 standard deviation over runs (n − 1); bold: best of its row"
-    _titled(figure, title, note, height=160 + 32 * len(rows))
-    return figure.update_layout(margin=dict(l=18, r=18, t=100, b=20))

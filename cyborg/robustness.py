@@ -6,7 +6,7 @@
 __all__ = ['DEGRADATIONS', 'FOLDER', 'CLEAN', 'TRANSFORMS', 'Degradation', 'degrade', 'Degraded', 'sampled', 'predict_degraded',
            'run_robustness', 'robustness_table', 'robustness_area', 'map_entropy', 'SalientChange', 'salient_change',
            'geometric_stability', 'run_stability', 'salient_region', 'guided_degradation', 'Reaction', 'reaction',
-           'Salience', 'salience_measures', 'runs_stability']
+           'Salience', 'salience_measures', 'runs_stability', 'salience_means', 'write_robustness', 'stability_of_runs']
 
 # %% ../nbs/09d_robustness.ipynb #c3c02131
 import io
@@ -37,7 +37,7 @@ from cyborg.evaluation import (
     predict,
     read_predictions,
 )
-from .manifest import Manifest, did_you_mean
+from .manifest import Manifest, atomic_path, did_you_mean
 from .models import Output
 from .saliency import cc, is_flat, resize_map, sim
 from .statistics import auc_intervals
@@ -552,3 +552,59 @@ def runs_stability(
                 maps.append(_look(network, pixels, which)[0])
         found[start : start + batch_size] = run_stability(np.stack(maps))
     return manifest.table[readable].reset_index(drop=True).assign(stability=found)
+
+# %% ../nbs/09d_robustness.ipynb #05409e36
+def salience_means(
+    found: Salience,
+    seen: Sequence[str] = (),  # sources of the training split, see `seen_sources`
+) -> pd.DataFrame:  # source, measure, value; source "" for all images
+    "Means of the five measures by source, and the salient change from seen to unseen sources."
+    table = found.table
+    first = table.columns.get_loc("entropy")  # the measures follow each other
+    columns = [c for c in table.columns[first:] if pd.api.types.is_numeric_dtype(table[c])]
+    means = table.groupby("source")[columns].mean()
+    means.loc[""] = table[columns].mean()
+    means = means.rename_axis("source").melt(ignore_index=False, var_name="measure").reset_index()
+    known = table["source"].isin(seen).to_numpy()
+    try:
+        change = salient_change(found.maps[known], found.maps[~known])
+    except ValueError:  # no two images that are not flat on one side
+        return means
+    rows = {"change_entropy": change.entropy, "change_mean_map": change.mean_map}
+    change = [{"source": "", "measure": name, "value": value} for name, value in rows.items()]
+    return pd.concat([means, pd.DataFrame(change)], ignore_index=True)
+
+# %% ../nbs/09d_robustness.ipynb #4c4f0b2b
+def write_robustness(
+    run: str | Path,  # a run folder, trained
+    manifest: Manifest,  # its test split
+    sample: int,  # most images of each source and label
+    seen: Sequence[str] = (),  # sources of the training split, see `seen_sources`
+    device: str = "cpu",  # "cuda" for a GPU
+    overwrite: bool = False,  # measure again what is there
+    **how: Any,  # for `predict`: batch_size, workers, precision
+) -> pd.DataFrame:  # of `robustness_table`
+    "Measure a run under all degradations and write robustness.csv, salience.csv and salience.npz."
+    run = Path(run)
+    run_robustness(run, manifest, sample=sample, device=device, overwrite=overwrite, **how)
+    table = robustness_table(run / FOLDER, seen)
+    if overwrite or not (run / "salience.npz").is_file():
+        found = salience_measures(load_run(run).network.to(device), manifest, sample)
+        with atomic_path(run / "salience.csv") as temporary:
+            salience_means(found, seen).to_csv(temporary, index=False)
+        images = found.table["image"].to_numpy(dtype=str)
+        with atomic_path(run / "salience.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, image=images, maps=found.maps.astype(np.float16))
+    with atomic_path(run / "robustness.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    return table
+
+# %% ../nbs/09d_robustness.ipynb #3ade1f5c
+def stability_of_runs(
+    runs: Sequence[str | Path],  # folders with salience.npz, of one scenario, at least two
+) -> float:  # mean over images, in [-1, 1]
+    "Measure (d) of runs that left their maps."
+    found = [np.load(Path(run) / "salience.npz") for run in runs]
+    if any(not np.array_equal(one["image"], found[0]["image"]) for one in found):
+        raise ValueError(f"{', '.join(map(str, runs))} were not measured on the same images")
+    return float(np.nanmean(run_stability(np.stack([one["maps"] for one in found]))))

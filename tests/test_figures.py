@@ -23,8 +23,6 @@ from cyborg.figures import (
     agreement_histogram,
     auc_by_source,
     colour_table,
-    comparison_figure,
-    comparison_table,
     live_figure,
     loss_curves,
     manifest_samples,
@@ -94,7 +92,6 @@ def every_figure():
     yield "maps", map_grid({"cyborg": {"gan": maps[0]}, "classical": {"cam": maps[1]}})
     yield "histogram", agreement_histogram(predictions)
     yield "auc", auc_by_source({"classical": aucs, "cyborg": [aucs, aucs]})
-    yield "table", comparison_figure(comparison_table({"classical": aucs, "cyborg": aucs}))
 
 
 FIGURES = dict(every_figure())
@@ -663,36 +660,11 @@ def test_an_auc_far_below_chance_stays_on_the_axis():
 def test_summaries_are_neither_seen_nor_unseen(missing):
     aucs = make_aucs()
     aucs["seen"] = [False, True] + [missing] * 4
-    table = comparison_table({"cyborg": aucs})
-    assert table["kind"].tolist() == [
-        "AUC, unseen generators",
-        "AUC, seen generators",
-        *["AUC, summary"] * 4,
-    ]
-    assert table["measure"].tolist()[2:] == ["macro_unseen", "macro_seen", "macro", "pooled"]
-
-
-def test_comparison_averages_runs_and_marks_the_best():
-    predictions = pd.DataFrame({"cc": [0.2, 0.4, np.nan], "kl": [1.0, 3.0, np.nan]})
-    better = predictions.assign(cc=[0.4, 0.6, np.nan], kl=[0.5, 0.5, np.nan])
-    table = comparison_table(
-        {"classical": [make_aucs(0.6), make_aucs(0.8)], "cyborg": make_aucs(0.65)},
-        {"classical": [predictions, better], "cyborg": better},
-        ("cc", "kl"),
+    figure = auc_by_source({"cyborg": aucs})
+    assert figure.layout.yaxis.ticktext == (
+        *("<b>unseen generators</b>", "new", "<b>seen generators</b>", "old", "<b>summary</b>"),
+        *("mean of unseen", "mean of seen", "mean of all", "pooled"),
     )
-    rows = table.set_index(["measure", "scenario"])
-    assert rows.loc[("new", "classical"), ["mean", "sd", "n"]].tolist() == pytest.approx(
-        [0.7, 0.1 * 2**0.5, 2]
-    )
-    assert rows.loc[("cc", "classical"), "mean"] == pytest.approx(0.4)
-    assert rows.loc[("kl", "classical"), ["mean", "n"]].tolist() == pytest.approx([1.25, 2])
-    _, measures, classical, cyborg = comparison_figure(table).data[0].cells["values"]
-    cells = {m: (a, b) for m, a, b in zip(measures, classical, cyborg, strict=True)}
-    assert cells["new"] == ("<b>0.700 ± 0.141</b>", "0.650")
-    assert cells["CC"] == ("0.400 ± 0.141", "<b>0.500</b>")
-    assert cells["KL (low is best)"] == ("1.250 ± 1.061", "<b>0.500</b>")
-    header = comparison_figure(table).data[0].header
-    assert header.fill.color[2:] == (SCENARIO_COLOURS["classical"], SCENARIO_COLOURS["cyborg"])
 
 
 def test_comparison_names_what_is_wrong():
@@ -700,7 +672,3 @@ def test_comparison_names_what_is_wrong():
         auc_by_source({"cyborg": make_aucs().drop(columns="auc")})
     with pytest.raises(ValueError, match="tables has no AUC that is a number"):
         auc_by_source({"cyborg": make_aucs().assign(auc=np.nan)})
-    with pytest.raises(ValueError, match=r"predictions\['cyborg'\] lacks the columns \['sim'\]"):
-        comparison_table({"cyborg": make_aucs()}, {"cyborg": make_predictions(2)}, ["sim"])
-    with pytest.raises(ValueError, match="comparison has no rows"):
-        comparison_figure(comparison_table({"cyborg": make_aucs()})[:0])
