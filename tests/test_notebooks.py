@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "nbs"
-# train.ipynb takes papermill and minutes: it has its own tests.
-ELSEWHERE = {"train"}
+# These need runs to look at, or minutes: they have tests of their own.
+ELSEWHERE = {"train", "report", "explore_maps", "explore_runs"}
 NAMES = sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb") if p.stem not in ELSEWHERE)
 
 
