@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'LOW_IS_BEST', 'MEASURES', 'SALIENCE', 'FORMATS', 'StudyTables', 'ReportError', 'read_tables', 'provenance',
            'cells_of', 'TextTable', 'text_table', 'main_table', 'measure_table', 'grid_table', 'difference_table',
-           'difference_figure', 'roc_panels', 'roc_by_generator', 'accuracy_figure', 'generator_figure',
+           'difference_figure', 'tests_table', 'roc_panels', 'roc_by_generator', 'accuracy_figure', 'generator_figure',
            'mean_map_figure', 'agreement_figure', 'reliability_figure', 'run_tables', 'robustness_figure',
            'salience_table', 'audit_figure', 'Section', 'Page', 'with_note', 'page_html', 'write_page']
 
@@ -242,6 +242,7 @@ def main_table(
     "Table 1: each network and scenario, on every generator and in the means."
     rows = _measure(tables, measure)
     rows = rows[rows["seen"].notna() | rows["source"].isin([*SUMMARIES, "worst", "max"])]
+    rows = rows[rows.groupby("source")["value"].transform("count") > 0]  # none is seen, say
     found = over_runs(rows, KEYS[:2] + ["source"]).merge(
         rows[["source", "seen"]].drop_duplicates("source"), on="source"
     )
@@ -479,6 +480,30 @@ def _add_difference(
     )
     figure.add_trace(middle.update(marker=dict(color=style.colour, symbol=style.symbol, size=12)))
 
+# %% ../nbs/11a_report.ipynb #4f32311d
+_HEADS = {  # column of `difference_table` -> head of the table that is read
+    **{"n": "pairs", "baseline_mean": "baseline", "low": "low 95 %", "high": "high 95 %"},
+    **{"low_both": "low, bootstrap", "high_both": "high, bootstrap"},
+    **{"p_sign_flip": "p sign-flip", "p_holm": "p Holm", "p_wilcoxon": "p Wilcoxon"},
+    **{"improvement": "P(improvement)", "reason": "note"},
+}
+
+
+def tests_table(
+    tables: StudyTables,
+    baseline: str,  # scenario the others are held against
+    source: str = "macro_unseen",
+) -> pd.DataFrame:
+    "`difference_table` for reading, with the intervals of the two-level bootstrap."
+    pairs = difference_table(tables, baseline, source)
+    rows = zip(pairs["data"], pairs["network"], pairs["scenario"], strict=True)
+    both = [_bootstrapped(tables, *row, baseline, source) for row in rows]
+    pairs[["low_both", "high_both"]] = np.array(both, dtype=float).reshape(-1, 2)
+    front = ["data"] if pairs["data"].nunique() > 1 else []
+    columns = [*front, "network", "scenario", "n", "mean", "baseline_mean", "difference"]
+    columns += ["low", "high", "low_both", "high_both", "p_sign_flip", "p_holm", "p_wilcoxon"]
+    return pairs[[*columns, "improvement", "reason"]].rename(columns=_HEADS)
+
 # %% ../nbs/11a_report.ipynb #8a3e378e
 def roc_panels(
     tables: StudyTables,
@@ -663,8 +688,8 @@ def mean_map_figure(
     for scenario in _order(tables, "scenario"):
         for run in runs[runs["scenario"] == scenario].sort_values("seed").head(most).itertuples():
             folder = tables.folder / str(run.name)
-            if run.state != "finished" or not (folder / "mean_maps.npz").is_file():
-                lost.append(run.seed)
+            if not (folder / "mean_maps.npz").is_file():
+                lost += [run.seed] * (run.state == "finished")
                 continue
             found = read_mean_maps(folder)
             row = maps.setdefault(scenario, {"human": found.human})
@@ -1084,6 +1109,8 @@ def with_note(
     old = figure.layout.title.subtitle.text
     figure.update_layout(title_subtitle_text="<br>".join(filter(None, [old, f"<i>{note}</i>"])))
     margin, height = figure.layout.margin.t or 100, figure.layout.height or 480
+    if figure.layout.width:  # the lines below the title have to fit
+        figure.update_layout(width=max(780, figure.layout.width))
     return figure.update_layout(margin_t=margin + 20, height=height + 20)
 
 # %% ../nbs/11a_report.ipynb #5cc0564f
@@ -1091,7 +1118,8 @@ _STYLE = """
 body {font: 15px/1.5 DejaVu Sans, Verdana, Arial, sans-serif; color: #222;
   max-width: 1180px; margin: 2em auto; padding: 0 1.2em}
 table {border-collapse: collapse; font-size: 13px; margin: 1em 0}
-th, td {padding: 4px 12px; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top}
+th, td {padding: 4px 12px; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
+  white-space: nowrap}
 thead th {background: #444; color: #fff}
 nav ol {columns: 2} section {margin-top: 3em} .wide {overflow-x: auto}
 .problem {color: #a33} .note {color: #555; font-size: 14px} a {color: #0072B2}
@@ -1132,11 +1160,9 @@ def _content_html(
         )
     if isinstance(content, TextTable):
         return content.styled().to_html()
-    return (
-        ""
-        if content is None
-        else content.to_html(index=False, border=0, float_format="{:.4f}".format)
-    )
+    if content is None:
+        return ""
+    return content.to_html(index=False, border=0, float_format="{:.4f}".format, na_rep="")
 
 # %% ../nbs/11a_report.ipynb #75830f25
 FORMATS = ("svg", "pdf")
