@@ -1,0 +1,121 @@
+"""The analysis that PROTOCOL.md laid down, from the runs of study.yaml.
+
+    python experiments/real_faces/results.py            of the finished runs, two minutes
+    python experiments/real_faces/results.py --spectrum_alone   what the spectrum alone reaches, too
+
+A seed counts where all scenarios have finished it. The output is Markdown.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from fastcore.script import call_parse, store_true
+
+from cyborg.audit import study_audit
+from cyborg.evaluation import auc_table, read_predictions
+from cyborg.manifest import Manifest, read_manifest
+from cyborg.statistics import bootstrap_auc, holm, over_runs, paired_table
+from cyborg.study import plan, read_study
+
+STUDY = Path(__file__).with_name("study.yaml")
+PRIMARY = [("cyborg", "classical"), ("cyborg", "inverted")]  # a - b, Holm over these
+
+
+def test_predictions(
+    folder: Path,  # of a run
+) -> pd.DataFrame:  # only sources that are told from their counterparts in the average
+    "Predictions without the synthetic sources that stand in no average."
+    table = read_predictions(folder)
+    return table[(table["label"] == "authentic") | (table["exposure"] == "unseen")]
+
+
+def run_rows(
+    runs: pd.DataFrame,  # of `plan`
+) -> pd.DataFrame:  # scenario, seed, measure, value
+    "Macro AUC over the unseen sources and agreement with the maps, of each run."
+    rows = []
+    for run in runs.itertuples():
+        table = test_predictions(run.folder)
+        aucs = auc_table(table).set_index("source")["auc"]
+        values = {"macro AUC": aucs["macro"], "CC": table["cc"].mean()}
+        rows += [(run.scenario, run.seed, *item) for item in values.items()]
+    return pd.DataFrame(rows, columns=["scenario", "seed", "measure", "value"])
+
+
+def primary(
+    rows: pd.DataFrame,  # of `run_rows`
+    runs: pd.DataFrame,  # of `plan`
+) -> pd.DataFrame:
+    "The two comparisons of the protocol with their interval and p, Holm over both."
+    aucs = rows[rows["measure"] == "macro AUC"]
+    table = []
+    for a, b in PRIMARY:
+        pair = paired_table(aucs[aucs["scenario"].isin([a, b])], baseline=b).iloc[0]
+        sides = [
+            [
+                test_predictions(f)
+                for f in runs[runs["scenario"] == name].sort_values("seed")["folder"]
+            ]
+            for name in (a, b)
+        ]
+        both = bootstrap_auc(*sides)
+        line = {"comparison": f"{a} − {b}", "pairs": pair["n"], "difference": pair["difference"]}
+        line |= {"seeds": f"[{pair['low']:.3f}, {pair['high']:.3f}]"}
+        line |= {"seeds and images": f"[{both.low:.3f}, {both.high:.3f}]"}
+        table.append(line | {"p": pair["p_sign_flip"]})
+    table = pd.DataFrame(table)
+    return table.assign(p_holm=holm(table["p"].to_numpy()))
+
+
+def spectrum(
+    manifest: Manifest,
+) -> str:
+    "What a logistic regression on the radial power spectrum reaches on the unseen sources."
+    shortcuts = study_audit(manifest, hashes=False).shortcuts
+    unseen = manifest.table.loc[manifest.table["exposure"] == "unseen", "source"].unique()
+    rows = shortcuts[shortcuts["trait"].str.contains("spectrum")]
+    mean = rows[rows["source"].isin(unseen)]["auc"].mean()
+    return f"Spectrum alone, mean over {len(unseen)} unseen sources: {mean:.3f}"
+
+
+def markdown(
+    table: pd.DataFrame,
+) -> str:
+    "A table as Markdown, numbers with three digits."
+    text = table.map(lambda v: f"{v:.3f}" if isinstance(v, float | np.floating) else str(v))
+    lines = [list(text), ["---"] * len(list(text)), *text.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+@call_parse
+def main(
+    runs: str = "",  # folder of study folders (default: CYBORG_RUNS, else runs/)
+    spectrum_alone: store_true = False,  # also measure the spectrum
+):
+    "Print the results of the protocol."
+    study = read_study(STUDY, runs)
+    table = plan(study)
+    whole = table[table["state"] == "finished"].groupby("seed")["scenario"].nunique()
+    seeds = whole.index[whole == len(study.scenarios)]
+    if not len(seeds):
+        raise SystemExit(f"no seed is finished in all scenarios yet in {study.folder}")
+    finished = table[table["seed"].isin(seeds)]
+    rows = run_rows(finished)
+    print(f"{len(seeds)} of {len(study.seeds)} seeds finished in all scenarios\n")
+    means = over_runs(rows).pivot(index="scenario", columns="measure", values=["mean", "sd"])
+    means = means.loc[list(study.scenarios)]
+    cells = {
+        name: means["mean", name].map("{:.3f}".format) + means["sd", name].map(" ± {:.3f}".format)
+        for name in ("macro AUC", "CC")
+    }
+    print(markdown(pd.DataFrame(cells).reset_index()) + "\n")
+    print(markdown(primary(rows, finished)) + "\n")
+    aucs = rows[rows["measure"] == "macro AUC"]
+    for baseline in ("classical", "cyborg"):
+        others = paired_table(aucs, baseline)
+        columns = ["scenario", "n", "difference", "low", "high", "p_sign_flip", "p_holm"]
+        print(f"Exploratory, against {baseline}:\n\n{markdown(others[columns])}\n")
+    if spectrum_alone:
+        data = study.data["ffhq140k"]
+        print(spectrum(read_manifest(data["manifest"], data.get("root"))))
