@@ -54,7 +54,7 @@ install:
 	@echo 'installing cyborg and what it needs; the log is $(VENV)/install.log'
 	@$(PY) -m pip install --quiet --upgrade pip
 	@set -o pipefail; \
-	$(PY) -m pip install --progress-bar off -e '.[dev,weights]' 2>&1 | tee $(VENV)/install.log \
+	$(PY) -m pip install --progress-bar off -e '.[dev,faces,figures,page,weights]' 2>&1 | tee $(VENV)/install.log \
 	    | $(PY) -c "$$PROGRESS" || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
 
 # pip on one line: at a terminal it is rewritten, elsewhere only what matters is kept.

@@ -24,10 +24,11 @@ setup(
     # import hook, to which a folder named cyborg wherever papermill is started is preferred.
     package_dir={"": "."},
     packages=[settings["lib_path"]],
+    package_data={settings["lib_path"]: ["static/*"]},
     install_requires=settings["requirements"].split(),
     extras_require={
         name: settings[f"{name}_requirements"].split()
-        for name in ("dev", "weights", "slurm", "dashboard")
+        for name in "dev dashboard faces figures page postgres slurm weights".split()
     },
     entry_points={"console_scripts": shlex.split(settings["console_scripts"])},
 )

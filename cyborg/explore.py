@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VIEWS', 'SORTS', 'PAGE', 'LARGEST', 'FIGURES', 'ExploreError', 'RunView', 'find_runs', 'data_uri', 'map_picture',
            'contours', 'difference_picture', 'tile', 'row_of', 'Averages', 'average_maps', 'averages_html',
-           'joined_predictions', 'chosen_rows', 'face', 'human', 'image_html', 'MapState', 'MapExplorer', 'Explanation',
-           'explain_image', 'training_features', 'nearest_images', 'explanation_html', 'ImageExplorer',
-           'settings_table', 'settings_html', 'result_figure', 'RunExplorer']
+           'joined_predictions', 'chosen_rows', 'face', 'human', 'image_html', 'MapState', 'MapExplorer',
+           'scatter_traces', 'Explanation', 'explain_image', 'training_features', 'nearest_images', 'explanation_html',
+           'ImageExplorer', 'settings_table', 'settings_html', 'result_figure', 'RunExplorer']
 
 # %% ../nbs/13a_explore.ipynb #0e79bca9
 import base64
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import ipywidgets as widgets
@@ -431,8 +431,8 @@ class MapExplorer(widgets.VBox):
         self._updating, self._faces = False, {}
         self._make_controls()
         self.averages, self.images, self.detail = (widgets.HTML() for _ in range(3))
-        self.scatter = go.FigureWidget(layout=dict(template=TEMPLATE, height=380, margin_t=40))
-        self.scatter.update_layout(xaxis_title="score", yaxis_title="agreement (CC)")
+        self.scatter = None  # made with its points: a page shows only what a figure began with
+        self._network_changed()
         controls = widgets.VBox(
             [
                 widgets.HBox([self.network, self.source, self.label, self.sort]),
@@ -448,7 +448,6 @@ class MapExplorer(widgets.VBox):
                 _headed("Image by image", pages, self.images),
             ]
         )
-        self._network_changed()
 
     @property
     def state(self) -> MapState:
@@ -621,29 +620,46 @@ def select(
     self._draw_detail()
 
 # %% ../nbs/13a_explore.ipynb #3e0ccfa2
+def scatter_traces(
+    rows: pd.DataFrame,  # of `joined_predictions`
+) -> list[go.Scattergl]:
+    "A point an image, a colour a label."
+    traces = []
+    for label, group in rows.groupby("label", sort=True):
+        style = dict(color=LABEL_COLOURS.get(label, "#777777"), size=6, opacity=0.6)
+        trace = go.Scattergl(x=group["score"], y=group["cc"], mode="markers", name=label)
+        trace.update(customdata=group["row"], text=group["source"], marker=style)
+        words = "%{text}<br>score %{x:.2f}, CC %{y:.2f}<extra></extra>"
+        traces.append(trace.update(hovertemplate=words))
+    return traces
+
+
 @patch
 def _draw_scatter(self: MapExplorer) -> None:
     "A point an image; a click selects it."
-    rows = self.table.iloc[self.order]
-    with self.scatter.batch_update():
-        self.scatter.data = []
-        for label, group in rows.groupby("label", sort=True):
-            colour = LABEL_COLOURS.get(label, "#777777")
-            trace = go.Scattergl(x=group["score"], y=group["cc"], mode="markers", name=label)
-            trace.update(
-                customdata=group["row"],
-                text=group["source"],
-                marker=dict(color=colour, size=6, opacity=0.6),
-            )
-            self.scatter.add_trace(
-                trace.update(hovertemplate="%{text}<br>score %{x:.2f}, CC %{y:.2f}<extra></extra>")
-            )
+    traces = scatter_traces(self.table.iloc[self.order])
+    if self.scatter is None:
+        layout = dict(template=TEMPLATE, height=380, margin_t=40)
+        self.scatter = go.FigureWidget(traces, layout=layout)
+        self.scatter.update_layout(xaxis_title="score", yaxis_title="agreement (CC)")
+    else:
+        with self.scatter.batch_update():
+            self.scatter.data = []
+            self.scatter.add_traces(traces)
     for trace in self.scatter.data:
-        trace.on_click(
-            lambda trace, points, _: (
-                points.point_inds and self.select(int(trace.customdata[points.point_inds[0]]))
-            )
-        )
+        trace.on_click(self._clicked)
+
+
+@patch
+def _clicked(
+    self: MapExplorer,
+    trace: go.Scattergl,
+    points: Any,  # plotly's, with point_inds
+    _: Any,
+) -> None:
+    "Select the image of a point."
+    if points.point_inds:
+        self.select(int(trace.customdata[points.point_inds[0]]))
 
 # %% ../nbs/13a_explore.ipynb #bcbbcc8a
 class Explanation(NamedTuple):
@@ -925,7 +941,8 @@ class RunExplorer(widgets.VBox):
         )
         self.what = widgets.ToggleButtons(options=list(FIGURES), description="show")
         self.refresh = widgets.Button(description="read again", icon="refresh")
-        self.figure, self.settings = go.FigureWidget(), widgets.HTML()
+        self.settings = widgets.HTML()
+        self.figure = go.FigureWidget(result_figure(self.chosen, self.what.value))
         self.runs.observe(lambda _: self.draw(), "value")
         self.what.observe(lambda _: self.draw(), "value")
         self.refresh.on_click(lambda _: self.reread())

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import mannwhitneyu, norm, permutation_test
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from cyborg import statistics
 from cyborg.evaluation import SUMMARIES, auc_table
@@ -363,12 +363,62 @@ def test_weighted_auc_is_that_of_repeated_rows():
     pairs, _ = statistics._chosen_pairs(run, None)
     strata = statistics._strata(run, np.ones(len(run), bool))
     weights = statistics._drawn(strata, len(run), 3, np.random.default_rng(0))
-    found = statistics._weighted_macro(
+    found = statistics._weighted_aucs(
         statistics._sorted_run(run["score"].to_numpy(), pairs), weights
     )
     for replicate in range(3):
         again = run.iloc[np.repeat(np.arange(len(run)), weights[:, replicate].astype(int))]
-        assert found[replicate] == pytest.approx(auc_table(again)["auc"][:2].mean())
+        assert found[:, replicate].mean() == pytest.approx(auc_table(again)["auc"][:2].mean())
+
+
+def test_blocks_are_the_first_order_of_the_exact_replicates():
+    """Subjects of many images, ties, shared cameras; then so few blocks that they share them."""
+    runs = [run_of(s, n=160, levels=4) for s in range(4)]
+    exact = statistics.replicated_auc(runs, n=1500, seed=1)
+    for blocks, within in ((2000, 0.06), (40, 0.25)):
+        kept = [statistics.auc_blocks(run, blocks) for run in runs]
+        linear = statistics.replicated_blocks(kept, n=1500, seed=2)
+        assert linear.sources == exact.sources
+        assert linear.auc == pytest.approx(exact.auc)
+        assert linear.drawn.std(axis=2) == pytest.approx(exact.drawn.std(axis=2), rel=within)
+        of_runs = [np.corrcoef(x.drawn.mean(axis=1))[0, 1:] for x in (exact, linear)]
+        assert of_runs[1] == pytest.approx(of_runs[0], abs=within)  # the same images are hard
+        for b in (None, [2, 3]):
+            ends = [statistics.two_level(x, [0, 1], b, widen=False) for x in (exact, linear)]
+            spread = 4 * ends[0].se * within
+            assert ends[1][2:4] == pytest.approx(ends[0][2:4], abs=spread)
+            assert ends[1][4:8] == ends[0][4:8]
+
+
+def test_blocks_add_up_to_delongs_variance():
+    """Images that are their own subjects: the squared sums are the variance of the AUC."""
+    run = run_of(3, subjects=False)
+    kept = statistics.auc_blocks(run)
+    table = auc_intervals(run).set_index("source")["se"]
+    found = np.sqrt(np.square(kept.sums).sum(axis=1))
+    assert found == pytest.approx([table[name] for name in kept.sources], rel=1e-5)
+    with pytest.raises(ValueError, match="not all of the same images"):
+        statistics.replicated_blocks([kept, statistics.auc_blocks(run.iloc[:-1])])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_corners_are_scikit_learns(seed):
+    scores, positive = some_scores(seed, n=200)
+    corners = statistics.roc_corners(scores, positive)
+    found = (corners.fpr, corners.tpr, corners.threshold)
+    for ours, theirs in zip(
+        found, roc_curve(positive, scores, drop_intermediate=False), strict=True
+    ):
+        assert ours == pytest.approx(theirs)
+    assert statistics.auc_of(corners) == pytest.approx(roc_auc_score(positive, scores))
+    for limit in (0.05, 0.1, 0.33):
+        wanted = roc_auc_score(positive, scores, max_fpr=limit)
+        assert partial_auc(scores, positive, limit).pauc == pytest.approx(wanted)
+    ap, prevalence, balanced = average_precision(scores, positive)
+    weights = np.where(positive, 0.5 / prevalence, 0.5 / (1 - prevalence))
+    assert ap == pytest.approx(average_precision_score(positive, scores))
+    wanted = average_precision_score(positive, scores, sample_weight=weights)
+    assert balanced == pytest.approx(wanted)
 
 
 def test_subjects_come_together_within_their_source():

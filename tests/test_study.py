@@ -6,20 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from scipy.special import expit
 from test_training import write_faces
 
+from cyborg import measures
 from cyborg.evaluation import METRICS
 from cyborg.models import make_network
-from cyborg.runner import LOG, REPORT, run_state
+from cyborg.runner import LOG, REPORT, Outcome, run_state
 from cyborg.study import (
     StudyError,
     check_study,
@@ -32,6 +37,7 @@ from cyborg.study import (
     run_study,
     schedule,
     study_runs,
+    summary,
 )
 from cyborg.training import make_datasets, make_loader
 
@@ -63,12 +69,16 @@ record = {"settings": settings, "provenance": provenance, "resolved": {"precisio
 rows = {"label": ["authentic"] * 20 + ["synthetic"] * 40, "split": "test", "counterpart": ""}
 rows["source"] = ["camera"] * 20 + ["known"] * 20 + ["novel"] * 20
 table = pd.DataFrame(rows)
+table["image"] = [f"{i}.png" for i in range(60)]
 noise = np.random.default_rng([seed, int(100 * sum(done))]).normal(size=60)
-table["score"] = noise + (table["label"] == "synthetic") * (1.5 - alpha)
+logits = noise + (table["label"] == "synthetic") * (1.5 - alpha)
+table["logit_0"], table["logit_1"] = -logits / 2, logits / 2
+table["score"] = 1 / (1 + np.exp(-logits))
 table["predicted"] = "synthetic"
 for metric in ("cc", "sim", "kl", "iou", "pointing"):
     table[metric] = 1 - alpha
-note = {b"cyborg": json.dumps({"classes": ["authentic", "synthetic"]}).encode()}
+note = {"classes": ["authentic", "synthetic"], "settings": {"map_size": "2x2"}}
+note = {b"cyborg": json.dumps(note).encode()}
 table = pa.Table.from_pandas(table).replace_schema_metadata(note)
 pq.write_table(table, folder / "predictions.parquet")
 """
@@ -425,6 +435,141 @@ def test_a_failure_stops_no_other_run_and_starting_again_does_only_that(content,
     assert "predictions.parquet" in collected.problems[0]
     assert len(collected.measures.groupby(["network", "seed"])) == 3
     assert (study.folder / "measures.csv").is_file()
+
+
+# --- collecting, from run folders that were written by hand ------------------------------------
+
+
+def write_finished(run, shift=0.0, n=40, note=None) -> None:
+    "A run folder as a finished run leaves it: a camera, a generator seen and one not seen."
+    folder = run.config.folder
+    (folder / "validation").mkdir(parents=True)
+    provenance = {"manifest_digest": "d", "code_digest": "c0de", "versions": {}, "commit": "abc"}
+    provenance["training_sources"] = ["camera", "known"]
+    record = {"settings": asdict(run.config), "provenance": provenance}
+    record["resolved"] = {"precision": "fp32"}
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "outcome.json").write_text(json.dumps(Outcome(True, "", 1.0, "h")._asdict()))
+    pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.4]}).to_csv(folder / "history.csv", index=False)
+    for split, where in (("test", folder), ("val", folder / "validation")):
+        rng = np.random.default_rng([run.seed, round(100 * run.config.alpha), split == "val"])
+        table = pd.DataFrame({"source": np.repeat(["camera", "known", "novel"], n)})
+        synthetic = table["source"] != "camera"
+        table["image"] = [f"{split}{i}.png" for i in range(len(table))]
+        table["label"] = np.where(synthetic, "synthetic", "authentic")
+        z = rng.normal(size=len(table)) + (1 + shift) * synthetic
+        table = table.assign(split=split, logit_0=-z / 2, logit_1=z / 2, score=expit(z))
+        table["predicted"] = np.where(z > 0, "synthetic", "authentic")
+        table[list(METRICS)] = rng.random((len(table), len(METRICS)))
+        text = {"classes": ["authentic", "synthetic"]} | (note or {})
+        table = pa.Table.from_pandas(table)
+        table = table.replace_schema_metadata({b"cyborg": json.dumps(text).encode()})
+        pq.write_table(table, where / "predictions.parquet")
+
+
+def test_what_is_collected(content, tmp_path):
+    "All tables, in memory and on disk; a study that is half finished."
+    content["networks"], content["seeds"] = ["test_resnet", "resnet18"], 3
+    study = make_study(content, runs=tmp_path)
+    runs = study_runs(study)
+    for run in runs[:-2]:  # resnet18 lacks two seeds of cyborg
+        write_finished(
+            run, 0.5 * (run.scenario == "cyborg"), note={"settings": {"map_size": "2x2"}}
+        )
+    found = collect(study)
+    assert found.problems == []
+    for name in ("measures", "histories", "rocs", "reliability", "intervals"):
+        table = pd.read_parquet(study.folder / f"{name}.parquet")
+        pd.testing.assert_frame_equal(table, getattr(found, name), check_dtype=False)
+        keys = (
+            ["data", "network"] if name == "intervals" else ["data", "network", "scenario", "seed"]
+        )
+        assert list(table)[: len(keys)] == keys
+    assert list(found.measures)[-1] == "differs"
+    assert len(found.histories) == 2 * len(runs[:-2])
+    assert set(found.rocs["source"]) == {"known", "novel", "pooled", "pooled_seen", "pooled_unseen"}
+    per_run = found.measures.groupby(["network", "scenario", "seed"]).size()
+    assert len(per_run) == 10
+    assert per_run.nunique() == 1
+    aucs = found.measures.query("measure == 'auc' and source == 'novel'")
+    aucs = aucs.set_index(["network", "scenario", "seed"])["value"]
+    for network, seeds in (("test_resnet", [0, 1, 2]), ("resnet18", [0])):
+        rows = found.intervals.query(
+            f"network == '{network}' and baseline == 'classical' and measure == 'macro_unseen'"
+        )
+        gains = [aucs[network, "cyborg", s] - aucs[network, "classical", s] for s in seeds]
+        assert rows["estimate"].item() == pytest.approx(np.mean(gains))
+        assert rows["n_runs"].item() == len(seeds)
+    table = pd.read_csv(study.folder / "runs.csv")
+    assert table["collected"].sum() == 10
+    assert table["state"].value_counts().to_dict() == {"finished": 10, "waiting": 2}
+    assert set(table.loc[table["collected"], "commit"]) == {"abc"}
+    baseline = pd.read_csv(study.folder / "baselines.csv", keep_default_na=False)
+    assert set(baseline["cells"]) == {"2x2"}
+    assert set(baseline["metric"]) == set(METRICS)
+    cells = summary(found.measures).loc[("faces", "resnet18", "classical")]
+    assert cells["auc macro_unseen"].endswith("(3)")
+    assert len(cells) == 3
+    assert "" in set(baseline["source"])
+    assert len(pd.read_csv(study.folder / "problems.csv")) == 0
+
+
+def test_collecting_again_measures_only_what_is_new(content, tmp_path, monkeypatch):
+    study = make_study(content, runs=tmp_path)
+    runs = study_runs(study)
+    for run in runs[:3]:
+        write_finished(run)
+    first = collect(study)
+    measured = []
+    spy = lambda folder: measured.append(folder.name) or measures.measured_now(folder)  # noqa: E731
+    monkeypatch.setattr(measures, "measured_now", measures.measured, raising=False)
+    monkeypatch.setattr(measures, "measured", spy)
+    again = collect(study)
+    assert measured == []
+    for name in ("measures", "rocs", "reliability", "intervals"):
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
+    write_finished(runs[3])
+    assert len(collect(study).histories) == 8
+    assert measured == [runs[3].config.name]
+    result = runs[0].config.folder / "predictions.parquet"
+    pq.write_table(pq.read_table(result), result)  # written anew
+    kept = study.folder / "collected" / f"{runs[1].config.name}.npz"
+    kept.write_bytes(kept.read_bytes()[:100])  # cut short
+    collect(study)
+    assert measured[1:] == [runs[0].config.name, runs[1].config.name]
+
+
+def test_runs_on_other_images_are_not_compared(content, tmp_path):
+    content["seeds"] = 3
+    study = make_study(content, runs=tmp_path)
+    for run in study_runs(study):
+        write_finished(run, n=30 if (run.scenario, run.seed) == ("cyborg", 2) else 40)
+    found = collect(study).intervals.query("baseline == 'classical' and measure == 'macro'").iloc[0]
+    assert found["n_runs"] == 2
+    assert "1 runs were tested on other images" in found["reason"]
+
+
+def test_what_cannot_be_read_is_a_problem_and_the_rest_is_collected(content, tmp_path):
+    study = make_study(content, runs=tmp_path)
+    runs = study_runs(study)
+    for run in runs:
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+    result = runs[0].config.folder / "predictions.parquet"
+    result.write_bytes(result.read_bytes()[:-100])
+    pq.write_table(
+        pq.read_table(result.with_name("validation") / result.name).slice(0, 0),
+        runs[1].config.folder / "predictions.parquet",
+    )
+    (runs[2].config.folder / "history.csv").write_text("")
+    found = collect(study)
+    assert [text.split(":")[0] for text in found.problems] == [r.config.name for r in runs[:3]]
+    assert set(zip(found.measures["scenario"], found.measures["seed"], strict=True)) == {
+        ("cyborg", 1)
+    }
+    moved = make_study(
+        content | {"data": {"faces": {"manifest": str(tmp_path / "gone.csv")}}}, runs=tmp_path
+    )
+    assert "data faces: no baseline" in collect(moved, mixed=True).problems[-1]
 
 
 def test_a_run_ends_with_its_maker(toy, tmp_path):

@@ -1,0 +1,346 @@
+"""The study page and the brush in Chromium: what a hand paints is what Python stores, nothing a
+browser receives tells the answer, and no error reaches the console."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, FLAGS, free_port, jupyterlab, needs_browser, run_all
+from PIL import Image
+from test_notebooks import NOTEBOOKS
+
+from cyborg.annotation import AnnotationStore, strokes_mask
+from cyborg.demo import make_demo
+
+sync_playwright = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright: pip install playwright"
+).sync_playwright
+pytestmark = needs_browser
+COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
+SIDE = 256
+
+
+class Server:
+    """cyborg-annotate in a process of its own, which can be killed and started again."""
+
+    def __init__(self, folder, *options):
+        self.port, self.store = free_port(), folder / "study.sqlite"
+        make_demo(folder / "demo", n=60, size=64, workers=1)
+        self.arguments = ["--manifest", str(folder / "demo" / "manifest.csv"), "--split", ""]
+        self.arguments += ["--root", str(folder / "demo"), "--store", str(self.store)]
+        self.arguments += ["--side", str(SIDE), "--admin", "secret", *options]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self):
+        command = [sys.executable, "-c", COMMAND, *self.arguments, "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        for _ in range(900):
+            assert self.process.poll() is None, "the server ended"
+            try:
+                urllib.request.urlopen(f"{self.url}/api/texts", timeout=2).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("the server did not answer within 90 s")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    options = {"pairs": 12, "answers": 3, "trials": 8, "practice": 1, "attention_every": 8}
+    running = Server(folder, *[word for k, v in options.items() for word in (f"--{k}", str(v))])
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    opened = chromium.new_context(viewport={"width": 1200, "height": 950}).new_page()
+    opened.errors, opened.seen = [], []
+    opened.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else None)
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.on("response", lambda response: opened.seen.append(response))
+    yield opened
+    opened.context.close()
+
+
+def begin(page, server, worker):
+    page.goto(f"{server.url}/?workerId={worker}&assignmentId=3X&hitId=H")
+    page.check("#agree")
+    page.click("#start")
+    page.click("#begin")
+    page.wait_for_selector("#question")
+
+
+def box(page, number):
+    return page.locator(".brush-stage").nth(number).bounding_box()
+
+
+def paint(page, number, points):
+    """Draw with the mouse; points are shares of the picture's side."""
+    place = box(page, number)
+    spots = [(place["x"] + x * place["width"], place["y"] + y * place["height"]) for x, y in points]
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    for spot in spots[1:]:
+        page.mouse.move(*spot, steps=4)
+    page.mouse.up()
+
+
+def painted(page, number):
+    """What the canvas shows, as a mask of one value a pixel of the picture."""
+    canvas = page.locator(".brush-stage canvas").nth(number)
+    url = canvas.evaluate("canvas => canvas.toDataURL()")
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    alpha = np.asarray(picture)[..., 3]
+    step = len(alpha) // SIDE
+    return alpha.reshape(SIDE, step, SIDE, step).mean((1, 3)) > 127
+
+
+def stored(server):
+    """The annotation table, read beside the running server."""
+    store = AnnotationStore(server.store)
+    table = store.annotations()
+    store.close()
+    return table
+
+
+def answer(page, side):
+    page.check(f"#choose-{side}")
+    page.click("#next")
+
+
+NEXT = """before => document.querySelector('#continue, #code') ||
+    (document.querySelector('.brush-stage img') || {src: before}).src !== before"""
+
+
+def answer_and_go_on(page, side):
+    """Answer, wait for what comes next, and pass practice feedback and breaks."""
+    before = page.locator(".brush-stage img").first.evaluate("image => image.src")
+    answer(page, side)
+    page.wait_for_function(NEXT, arg=before)
+    if page.locator("#continue").count():
+        page.click("#continue")
+        page.wait_for_selector("#question, #code")
+
+
+def test_what_is_painted_is_what_is_stored(page, server):
+    begin(page, server, "PAINTER")
+    assert page.locator("#next").is_disabled()
+    paint(page, 0, [(0.2, 0.3), (0.7, 0.3), (0.7, 0.6)])
+    paint(page, 0, [(0.5, 0.8)])
+    page.click("[data-tool=undoButton]")
+    page.keyboard.press("e")
+    paint(page, 0, [(0.45, 0.2), (0.45, 0.4)])
+    page.keyboard.press("e")
+    paint(page, 1, [(0.5, 0.5), (0.6, 0.5)])
+    shown = [painted(page, 0), painted(page, 1)]
+    answer(page, "left")
+    page.wait_for_selector("#continue")  # practice tells whether it was right
+
+    table = stored(server)
+    rows = table[table["subject"] == "PAINTER"]
+    left = rows[rows["strokes"].map(len) == 2].iloc[0]
+    right = rows[rows["strokes"].map(len) == 1].iloc[0]
+    assert [stroke["erase"] for stroke in left.strokes] == [False, True]
+    for row, seen in zip((left, right), shown, strict=True):
+        mask = strokes_mask(row.strokes, row.width, row.height, (SIDE, SIDE))
+        assert (mask & seen).sum() / (mask | seen).sum() > 0.97  # all but pixels on the rim
+    x, y, seconds = np.array(left.strokes[0]["points"]).T
+    np.testing.assert_allclose((x[0], y[0]), (0.2 * 64, 0.3 * 64), atol=0.5)
+    np.testing.assert_allclose((x[-1], y[-1]), (0.7 * 64, 0.6 * 64), atol=0.5)
+    assert (np.diff(seconds) >= 0).all() and seconds[0] > 0
+    assert left.strokes[1]["points"][0][2] > seconds[-1]
+    assert not page.errors
+
+
+def test_a_session_of_ten_trials(page, server, tmp_path):
+    begin(page, server, "SESSION")
+    questions = []
+    for _ in range(10):
+        questions.append(page.locator("#question strong").inner_text())
+        if len(questions) == 5:
+            page.screenshot(path=os.environ.get("CYBORG_SCREENSHOT") or tmp_path / "page.png")
+        for number in (0, 1):
+            paint(page, number, [(0.3, 0.4), (0.6, 0.45)])
+        answer_and_go_on(page, "right")
+    code = page.locator("#code").inner_text()
+    assert re.fullmatch("[0-9A-F]{10}", code)
+    assert all(a != b for a, b in pairwise(questions))  # the question alternates
+    table = stored(server)
+    trials = table[table["subject"] == "SESSION"].drop_duplicates("trial")
+    assert trials["kind"].value_counts().to_dict() == {"pair": 8, "attention": 1, "practice": 1}
+    check_nothing_tells(page, table)
+    page.reload()
+    page.wait_for_selector("#code")
+    assert page.locator("#code").inner_text() == code
+    assert not page.errors
+
+
+def check_nothing_tells(page, table):
+    """Pictures came under random names, with the same headers and length; no text tells."""
+    pictures = [r for r in page.seen if "/picture/" in r.url and r.status == 200]
+    assert len(pictures) >= 20
+    heads = [{k: v for k, v in r.all_headers().items() if k != "date"} for r in pictures]
+    assert all(head == heads[0] for head in heads)
+    names = [r.url.rsplit("/", 1)[1] for r in pictures]
+    assert all(re.fullmatch(r"[\w-]{22}", name) for name in names)
+    told = [r.json() for r in page.seen if r.url.endswith("/api/trial")]
+    words = {str(image) for image in table["image"]} | {"attention", "kind", "pair-"}
+    assert not [word for word in words if any(word in str(one) for one in told)]
+    assert len({tuple(one) for one in told if not one["done"]}) == 1  # the same fields for all
+
+
+def test_reload_keeps_what_was_painted_and_a_double_click_is_one_answer(page, server):
+    begin(page, server, "RELOADER")
+    paint(page, 1, [(0.3, 0.4), (0.6, 0.45)])
+    page.check("#choose-left")
+    before = painted(page, 1)
+    first = page.locator(".brush-stage img").first.get_attribute("src")
+    page.reload()
+    page.wait_for_selector("#question")
+    assert page.locator(".brush-stage img").first.get_attribute("src") == first
+    assert page.locator("#choose-left").is_checked()
+    assert (painted(page, 1) == before).all()
+    page.dblclick("#next")
+    page.wait_for_selector("#continue")
+    table = stored(server)
+    assert table[table["subject"] == "RELOADER"]["trial"].nunique() == 1
+    assert not page.errors
+
+
+def test_a_killed_server_loses_nothing(page, server):
+    begin(page, server, "PATIENT")
+    paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
+    server.kill()
+    answer(page, "left")
+    page.wait_for_function(
+        "document.getElementById('notice').textContent.includes('No connection')"
+    )
+    server.start()
+    page.wait_for_selector("#continue", timeout=60_000)
+    table = stored(server)
+    assert table[table["subject"] == "PATIENT"]["trial"].nunique() == 1
+    assert all("ERR_CONNECTION" in error for error in page.errors)  # and nothing else
+
+
+def test_keyboard_zoom_and_touch(page, server):
+    begin(page, server, "KEYS")
+    stage = page.locator(".brush-stage").first
+    stage.focus()
+    for key in (" ", "ArrowRight", "ArrowRight", " ", "ArrowDown"):
+        page.keyboard.press(key)
+    first = painted(page, 0)
+    assert first[128, 128] and first.sum() > 300 and not painted(page, 1).any()
+    page.keyboard.press("z")
+    assert not painted(page, 0).any()
+    page.keyboard.press("y")
+    assert (painted(page, 0) == first).all()
+    small = box(page, 0)["width"]
+    page.click("[data-tool=inButton]")
+    assert box(page, 0)["width"] == pytest.approx(1.5 * small, rel=0.02)
+    page.click("[data-tool=clearButton]")
+    assert not painted(page, 0).any()
+    page.click("[data-tool=undoButton]")
+    assert (painted(page, 0) == first).all()
+    page.click("[data-tool=outButton]")
+    touch = """([x, y]) => { const s = document.querySelectorAll('.brush-stage')[1];
+        const b = s.getBoundingClientRect();
+        const at = (type, dx) => s.dispatchEvent(new PointerEvent(type, {bubbles: true,
+            pointerId: 7, pointerType: 'touch', button: 0,
+            clientX: b.x + (x + dx) * b.width, clientY: b.y + y * b.height}));
+        s.setPointerCapture = () => {};
+        at('pointerdown', 0); at('pointermove', 0.2); at('pointerup', 0.2); }"""
+    page.evaluate(touch, [0.3, 0.5])
+    second = painted(page, 1)
+    assert second[128, 100] and not second[40, 100]
+    assert not page.errors
+
+
+def test_administration(page, server):
+    page.goto(f"{server.url}/admin")
+    page.fill("#token", "wrong")
+    page.click("button")
+    page.wait_for_selector("#notice:has-text('token')")
+    assert "Subjects" not in page.locator("#main").inner_text()
+    page.fill("#token", "secret")
+    page.click("button")
+    page.wait_for_selector("text=Subjects")
+    assert "SESSION" in page.locator("#main").inner_text()
+    if os.environ.get("CYBORG_SCREENSHOT"):
+        page.screenshot(path=Path(os.environ["CYBORG_SCREENSHOT"]).with_suffix(".admin.png"))
+    with page.expect_download() as saved:
+        page.click("text=annotations.parquet")
+    assert Path(saved.value.path()).stat().st_size > 1000
+
+
+def test_a_link_without_a_worker_id_or_with_markup(page, server):
+    page.goto(f"{server.url}/")
+    page.wait_for_selector("text=lacks a worker id")
+    page.goto(f"{server.url}/?workerId=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    page.check("#agree")
+    page.click("#start")
+    page.wait_for_selector("#notice:has-text('worker id')")
+    page.goto(f"{server.url}/?workerId=A1&assignmentId=ASSIGNMENT_ID_NOT_AVAILABLE")
+    page.wait_for_selector("text=This is a preview")
+
+
+# --- JupyterLab ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """JupyterLab on a copy of annotate.ipynb, with settings and data of its own."""
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "data"))
+    (tmp_path / "work").mkdir()
+    shutil.copy(NOTEBOOKS / "annotate.ipynb", tmp_path / "work")
+    with jupyterlab(tmp_path / "work", tmp_path / "lab") as address:
+        yield address("annotate.ipynb"), tmp_path / "data"
+
+
+def test_the_brush_in_jupyterlab(page, lab):
+    url, data = lab
+    make_demo(data / "demo-small", n=200)
+    page.goto(url)
+    run_all(page, ".brush-stage img")
+    time.sleep(3)  # outputs below still move the page
+    page.locator(".brush-stage").first.scroll_into_view_if_needed()
+    paint(page, 0, [(0.3, 0.4), (0.7, 0.4)])
+    paint(page, 0, [(0.5, 0.6)])
+    page.click("[data-tool=undoButton]")
+    store = AnnotationStore(data / "annotations" / "marks.sqlite")
+    for _ in range(50):
+        table = store.annotations()
+        if len(table) and len(table["strokes"][0]) == 1:
+            break
+        time.sleep(0.2)
+    store.close()
+    [row] = table.itertuples()
+    [stroke] = row.strokes
+    np.testing.assert_allclose(stroke["points"][0][:2], (0.3 * 160, 0.4 * 160), atol=1)
+    np.testing.assert_allclose(stroke["points"][-1][:2], (0.7 * 160, 0.4 * 160), atol=1)
+    page.wait_for_selector(".widget-html:has-text('stored')")
+    assert not page.errors
