@@ -1,0 +1,210 @@
+// The study page. It knows nothing that tells the answer: pictures come under random names, and the
+// server says which pair comes next. Whatever has not been acknowledged is kept in the browser and sent
+// again; the server stores it once.
+import { Board } from "./brush.js";
+
+const main = document.getElementById("main");
+const parameters = new URLSearchParams(location.search);
+const kept = {
+  get: (key) => { try { return JSON.parse(localStorage.getItem(`cyborg:${key}`)); } catch { return null; } },
+  set: (key, value) => { try { localStorage.setItem(`cyborg:${key}`, JSON.stringify(value)); } catch { /* full or forbidden */ } },
+  drop: (key) => { try { localStorage.removeItem(`cyborg:${key}`); } catch { /* forbidden */ } },
+};
+let token = "";
+
+const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+const notice = (text) => { document.getElementById("notice").textContent = text; };
+
+function make(tag, attributes = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), attributes);
+  element.append(...children);
+  return element;
+}
+
+function show(...children) {
+  main.replaceChildren(...children);
+  main.focus();
+  window.scrollTo(0, 0);
+}
+
+function pressed(button) {
+  return new Promise((done) => button.addEventListener("click", () => { button.disabled = true; done(); }, { once: true }));
+}
+
+class Refused extends Error {}
+
+// Try until the server answers: a lost connection or a restarted server loses nothing.
+async function call(path, body) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      const headers = { "Content-Type": "application/json", Authorization: `Bearer ${token}` };
+      const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
+      const response = await fetch(path, { ...options, cache: "no-store" });
+      if (response.status < 500) {
+        const content = await response.json();
+        if (!response.ok) throw new Refused(content.error);
+        notice("");
+        return content;
+      }
+    } catch (error) {
+      if (error instanceof Refused) throw error;
+    }
+    notice("No connection to the server. Your work is kept here; trying again …");
+    await wait(Math.min(8, 0.5 * 2 ** attempt));
+  }
+}
+
+function workerId(guests) {
+  const given = parameters.get("PROLIFIC_PID") || parameters.get("workerId") || parameters.get("worker");
+  if (given || !guests) return given;
+  const guest = kept.get("guest") || `guest-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
+  kept.set("guest", guest);
+  return guest;
+}
+
+async function consent(texts, worker) {
+  const text = make("div", { className: "text", innerHTML: texts.consent });
+  const preview = parameters.get("assignmentId") === "ASSIGNMENT_ID_NOT_AVAILABLE";
+  if (preview || !worker) {
+    const why = preview ? "This is a preview. Accept the task to take part." : "This link lacks a worker id. Please use the link you were given.";
+    show(text, make("p", { className: "hint", textContent: why }));
+    await new Promise(() => {});
+  }
+  const agree = make("input", { type: "checkbox", id: "agree" });
+  const start = make("button", { className: "main", id: "start", textContent: "Take part", disabled: true });
+  agree.addEventListener("change", () => { start.disabled = !agree.checked; });
+  show(text, make("p", {}, make("label", {}, agree, " I have read this and agree to take part.")), start);
+  await pressed(start);
+}
+
+async function enter(worker) {
+  const entry = Object.fromEntries(parameters);
+  const entered = await call("api/enter", { worker, entry, consent: true });
+  token = entered.token;
+  return entered;
+}
+
+async function read(texts) {
+  const start = make("button", { className: "main", id: "begin", textContent: "Begin" });
+  show(make("div", { className: "text", innerHTML: texts.instructions }), start);
+  await pressed(start);
+}
+
+function progress(trial) {
+  document.getElementById("progress").hidden = false;
+  document.getElementById("bar").value = trial.number / trial.total;
+  document.getElementById("count").textContent = `${trial.number} of ${trial.total}`;
+}
+
+const QUESTIONS = {
+  authentic: ["Which picture is ", "real", "is real"],
+  synthetic: ["Which picture is ", "synthetic", "is synthetic"],
+};
+const MARKS = {
+  either: "mark on the pictures what told you",
+  both: "mark on both pictures what told you",
+  chosen: "mark on the picture you chose what told you",
+};
+
+function choices(question, onChoice) {
+  const set = make("fieldset", { className: "choices" }, make("legend", { textContent: "Your answer" }));
+  for (const side of ["left", "right"]) {
+    const input = make("input", { type: "radio", name: "choice", value: side, id: `choose-${side}` });
+    input.addEventListener("change", () => onChoice(side));
+    set.append(make("label", {}, input, ` The ${side} one ${QUESTIONS[question][2]}`));
+  }
+  return set;
+}
+
+function marked(trial, choice, strokes) {
+  const painted = strokes.map((own) => own.some((stroke) => !stroke.erase));
+  if (trial.marks === "both") return painted[0] && painted[1];
+  if (trial.marks === "chosen") return painted[choice === "left" ? 0 : 1];
+  return painted[0] || painted[1];
+}
+
+async function ask(trial) {
+  const draft = kept.get(trial.trial) || { strokes: [[], []], choice: "", seconds: 0 };
+  const place = make("div");
+  const next = make("button", { className: "main", id: "next", textContent: "Next", disabled: true });
+  const hint = make("span", { className: "hint", id: "hint" });
+  let choice = draft.choice, board = null, started = performance.now();
+  const seconds = () => draft.seconds + (performance.now() - started) / 1000;
+  const update = () => {
+    const strokes = board ? board.allStrokes() : [[], []];
+    const ready = choice && marked(trial, choice, strokes);
+    next.disabled = !ready;
+    hint.textContent = ready ? "" : choice ? `Now ${MARKS[trial.marks]}.` : `Choose, and ${MARKS[trial.marks]}.`;
+    kept.set(trial.trial, { strokes, choice, seconds: seconds() });
+  };
+  const set = choices(trial.question, (side) => { choice = side; update(); });
+  const [before, what] = QUESTIONS[trial.question];
+  const question = make("p", { className: "question", id: "question" }, before, make("strong", { textContent: what }), "?");
+  if (trial.practice) question.prepend(make("em", { textContent: "Practice. " }));
+  const pictures = ["left", "right"].map((side) => ({
+    src: trial[side], alt: `${side} picture`, width: trial.side, height: trial.side,
+  }));
+  for (;;) {
+    board = new Board(place, { pictures, strokes: draft.strokes, onChange: update });
+    try { await board.loaded; break; } catch { notice("A picture did not arrive; trying again …"); await wait(1); }
+  }
+  notice("");
+  show(question, place, set, make("div", { className: "actions" }, next, hint));
+  if (choice) document.getElementById(`choose-${choice}`).checked = true;
+  board.restart();
+  started = performance.now();
+  update();
+  await pressed(next);
+  board.lock(true);
+  const [left, right] = board.allStrokes();
+  const body = { trial: trial.trial, choice, strokes: { left, right }, seconds: Number(seconds().toFixed(3)) };
+  for (;;) {
+    try {
+      const stored = await call("api/answer", body);
+      kept.drop(trial.trial);
+      return stored;
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      // Another tab has answered this trial, or it cannot be stored as it is: the server's word counts.
+      kept.drop(trial.trial);
+      notice(`Not stored: ${error.message}`);
+      return { refused: true };
+    }
+  }
+}
+
+async function between(text, button) {
+  const go = make("button", { className: "main", id: "continue", textContent: button });
+  show(make("p", { className: "feedback", textContent: text }), go);
+  await pressed(go);
+}
+
+function finish(end) {
+  document.getElementById("progress").hidden = true;
+  const code = make("p", {}, make("span", { className: "code", id: "code", textContent: end.code }));
+  const parts = [make("h2", { textContent: "Thank you" }), make("p", { textContent: "All your answers are stored. Your completion code:" }), code];
+  if (end.url) parts.push(make("p", {}, make("a", { href: end.url, textContent: "Return to where you came from" })));
+  show(...parts);
+}
+
+async function run() {
+  const texts = await call("api/texts");
+  document.title = texts.title;
+  document.getElementById("title").textContent = texts.title;
+  const worker = workerId(texts.guests);
+  const returning = worker && kept.get("agreed") === worker;
+  if (!returning) await consent(texts, worker);
+  await enter(worker);
+  kept.set("agreed", worker);
+  if (!returning) await read(texts);
+  for (let first = true; ; first = false) {
+    const trial = await call("api/trial");
+    if (trial.done) return finish(trial);
+    progress(trial);
+    if (trial.rest && !first) await between("Time for a break, if you like. You can also close this page and return later by the same link.", "Go on");
+    const stored = await ask(trial);
+    if (stored.feedback) await between(stored.feedback === "right" ? "Right." : "No, it was the other one.", "Next");
+  }
+}
+
+run().catch((error) => notice(error.message));

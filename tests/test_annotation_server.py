@@ -1,0 +1,319 @@
+"""The study page's server: what it refuses, what it never tells, what the administrator gets."""
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+from starlette.testclient import TestClient
+
+from cyborg.annotation import StudySettings, pairs_table, trials
+from cyborg.annotation_server import BODY_LIMIT, HEADERS, main, open_page, page_text, to_picture
+from cyborg.demo import make_demo
+from cyborg.manifest import Manifest
+from cyborg.saliency import read_map
+
+MARK = {"points": [[30, 30, 0.5], [60, 60, 0.9]], "radius": 8, "erase": False}
+BOSS = {"Authorization": "Bearer secret"}
+COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory):
+    """Authentic images as small JPEG files, synthetic ones as large PNG files with metadata."""
+    root = tmp_path_factory.mktemp("unlike") / "set"
+    demo = make_demo(root, n=60, size=64, workers=1)
+    table = demo.table.copy()
+    for i, row in table[table["label"] == "synthetic"].iterrows():
+        name = row["image"].replace(".jpg", ".png")
+        with Image.open(root / row["image"]) as picture:
+            wide = picture.resize((300, 200))
+        exif = Image.Exif()
+        exif[270] = "made by a generator"
+        wide.save(root / name, exif=exif)
+        table.loc[i, "image"] = name
+    return Manifest(table, root, demo.classes)
+
+
+@pytest.fixture
+def client(tmp_path, unlike):
+    settings = StudySettings(answers=3, trials=8, practice=1, attention_every=8)
+    shared = unlike.root.parent / "pictures"
+    page = open_page(unlike, tmp_path / "s.sqlite", 12, settings, shared, 128, admin="secret")
+    with TestClient(page.app()) as opened:
+        opened.page = page
+        yield opened
+    page.store.close()
+
+
+def enter(client, worker="A1"):
+    body = {"worker": worker, "entry": {"hitId": "H"}, "consent": True}
+    return {"Authorization": f"Bearer {client.post('/api/enter', json=body).json()['token']}"}
+
+
+def answer_to(trial, /, **change):
+    strokes = {"left": [MARK], "right": []}
+    body = {"trial": trial["trial"], "choice": "left", "seconds": 3.2, "strokes": strokes}
+    return {**body, **change}
+
+
+def session(client, worker):
+    """All trials of a subject, answered; what the browser was told of each."""
+    headers, told = enter(client, worker), []
+    while not (trial := client.get("/api/trial", headers=headers).json())["done"]:
+        reply = client.post("/api/answer", json=answer_to(trial), headers=headers)
+        assert reply.status_code == 200
+        told.append((trial, reply.json()))
+    return told, trial
+
+
+def test_nothing_a_browser_receives_tells_the_answer(client, unlike):
+    told, _ = session(client, "A1")
+    told += session(client, "B2")[0]
+    replies = [[client.get("/" + trial[side]) for side in ("left", "right")] for trial, _ in told]
+    heads = [{k: v for k, v in r.headers.items() if k != "date"} for pair in replies for r in pair]
+    assert all(head == heads[0] for head in heads)
+    assert len({len(r.content) for pair in replies for r in pair}) == 1
+    pictures = [Image.open(io.BytesIO(r.content)) for pair in replies for r in pair]
+    assert {(p.format, p.size, p.mode, tuple(sorted(p.info))) for p in pictures} == {
+        (pictures[0].format, (128, 128), "RGB", tuple(sorted(pictures[0].info)))
+    }
+    assert {tuple(p.quantization[0]) for p in pictures} == {tuple(pictures[0].quantization[0])}
+    names = [trial[side] for trial, _ in told for side in ("left", "right")]
+    assert len(set(names)) == len(names)  # the same picture has another name in another trial
+    text = json.dumps(told) + str([dict(r.headers) for pair in replies for r in pair])
+    words = [*unlike.table["image"], *unlike.table["source"], "attention", "shuffled", "pair-"]
+    assert not [word for word in words if word in text]
+    assert len({tuple(trial) for trial, _ in told}) == 1
+    assert all((reply["feedback"] is None) != trial["practice"] for trial, reply in told)
+
+
+def test_left_and_right_are_what_the_store_says(client, unlike):
+    """The picture served under a name is the one whose label the store has for that side."""
+    headers = enter(client)
+    trial = client.get("/api/trial", headers=headers).json()
+    with client.page.store.reads() as connection:
+        row = connection.execute(
+            sa.select(trials, pairs_table)
+            .join(pairs_table, pairs_table.c.pair == trials.c.pair)
+            .where(trials.c.trial == trial["trial"])
+        ).one()
+    images = {"authentic": row.authentic, "synthetic": row.synthetic}
+    left = images.pop(row.left_label)
+    for side, image in (("left", left), ("right", *images.values())):
+        served = Image.open(io.BytesIO(client.get("/" + trial[side]).content))
+        with Image.open(unlike.root / image) as original:
+            scale = 128 / max(original.size)
+            size = tuple(round(length * scale) for length in original.size)
+            wanted = np.asarray(original.convert("RGB").resize(size)).astype(float)
+        top = (128 - size[1]) // 2
+        got = np.asarray(served).astype(float)[top : top + size[1]]
+        assert np.abs(got - wanted).mean() < 12, side
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"trial": "forged"}, 404, "no such trial"),
+        ({"trial": None}, 404, "no such trial"),
+        ({"trial": "' OR 1=1 --"}, 404, "no such trial"),
+        ({"choice": "both"}, 400, "choice"),
+        ({"choice": None}, 400, "choice"),
+        ({"seconds": "x"}, 400, "seconds"),
+        ({"strokes": {"left": [MARK]}}, 400, "strokes"),
+        ({"strokes": {"left": [], "right": []}}, 400, "mark either"),
+        ({"strokes": {"left": "x", "right": []}}, 400, "strokes"),
+        ({"strokes": {"left": [{**MARK, "points": [[129, 0, 0]]}], "right": []}}, 400, "leaves"),
+        ({"strokes": {"left": [{**MARK, "radius": 1e9}], "right": []}}, 400, "radius"),
+        ({"strokes": {"left": [MARK] * 501, "right": []}}, 400, "500"),
+    ],
+)
+def test_refused_answers(client, change, status, words):
+    headers = enter(client)
+    trial = client.get("/api/trial", headers=headers).json()
+    reply = client.post("/api/answer", json=answer_to(trial, **change), headers=headers)
+    assert (reply.status_code, words in reply.json()["error"]) == (status, True), reply.text
+    assert not len(client.page.store.annotations())
+    assert client.get("/api/trial", headers=headers).json() == trial
+
+
+def test_another_subjects_trial(client):
+    trial = client.get("/api/trial", headers=enter(client, "A1")).json()
+    reply = client.post("/api/answer", json=answer_to(trial), headers=enter(client, "B2"))
+    assert (reply.status_code, reply.json()["error"]) == (
+        403,
+        "trial: it was handed out to somebody else",
+    )
+
+
+def test_an_answer_twice(client):
+    headers = enter(client)
+    trial = client.get("/api/trial", headers=headers).json()
+    first, again = (
+        client.post("/api/answer", json=answer_to(trial), headers=headers) for _ in range(2)
+    )
+    assert first.json() == again.json() and again.status_code == 200
+    other = client.post("/api/answer", json=answer_to(trial, choice="right"), headers=headers)
+    assert (other.status_code, "another answer" in other.json()["error"]) == (409, True)
+    assert client.page.store.annotations()["trial"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'"x"', 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b" " * (BODY_LIMIT + 1), 413),
+        (b'{"worker": "A1"}', 400),
+        (b'{"worker": "<script>", "consent": true}', 400),
+        (b'{"worker": ["A1"], "consent": true}', 400),
+        (b'{"worker": "A1", "consent": true, "entry": 3}', 400),
+    ],
+)
+def test_bad_bodies(client, body, status):
+    reply = client.post("/api/enter", content=body)
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/json"
+    assert "<script>" not in reply.text
+
+
+def test_who_is_nobody(client):
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic x"}):
+        assert client.get("/api/trial", headers=headers).status_code == 401
+        assert client.post("/api/answer", json={}, headers=headers).status_code == 401
+    assert client.get("/picture/forged").status_code == 404
+    assert client.get("/static/../annotation.py").status_code == 404
+    assert client.get("/api/enter").status_code == 405
+
+
+def test_headers_are_on_every_response(client):
+    for path in ("/", "/admin", "/static/brush.js", "/api/texts", "/picture/x", "/nothing"):
+        assert HEADERS.items() <= {
+            k.title(): v for k, v in client.get(path).headers.items()
+        }.items() or all(client.get(path).headers[key] == value for key, value in HEADERS.items())
+
+
+def test_return_and_end(client):
+    headers = enter(client)
+    trial = client.get("/api/trial", headers=headers).json()
+    assert enter(client) == headers  # the same link after a break: the same subject
+    assert client.get("/api/trial", headers=headers).json() == trial
+    told, end = session(client, "A1")
+    assert len(told) == 10 and end["done"] and len(end["code"]) == 10
+    assert client.get("/api/trial", headers=headers).json() == end
+
+
+def test_a_full_disk_is_a_503_and_the_answer_can_be_sent_again(client):
+    headers = enter(client)
+    trial = client.get("/api/trial", headers=headers).json()
+    store, room = client.page.store, {"pages": 1}
+
+    def small(connection):
+        connection.exec_driver_sql(f"PRAGMA max_page_count={room['pages']}")
+
+    sa.event.listen(store.engine, "begin", small)
+    long = {**MARK, "points": [[30 + i / 1000, 30, i] for i in range(9000)]}
+    body = answer_to(trial, strokes={"left": [long], "right": []})
+    reply = client.post("/api/answer", json=body, headers=headers)
+    assert (reply.status_code, "try again" in reply.json()["error"]) == (503, True)
+    room["pages"] = 100_000
+    assert client.post("/api/answer", json=body, headers=headers).status_code == 200
+
+
+# --- administrator ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+def test_admin_needs_the_token(client, headers):
+    for path in ("/admin/progress", "/admin/export/maps.zip", "/admin/progress?token=secret"):
+        assert client.get(path, headers=headers).status_code == 403
+
+
+def test_admin_sees_progress_and_exclusions(client):
+    empty = client.get("/admin/progress", headers=BOSS)
+    assert empty.status_code == 200 and empty.json()["progress"]["answers"] == 0
+    session(client, "A1")
+    shown = client.get("/admin/progress", headers=BOSS).json()
+    assert shown["progress"]["answers"] == 8 and shown["progress"]["wanted"] == 36
+    assert shown["progress"]["finished"] == 1
+    [row] = shown["subjects"]
+    assert row["subject"] == "A1" and row["answers"] == 8
+
+
+def test_admin_exports(client, tmp_path):
+    assert client.get("/admin/export/maps.zip", headers=BOSS).status_code == 409
+    session(client, "A1")
+    got = {
+        name: client.get(f"/admin/export/{name}", headers=BOSS)
+        for name in client.get("/admin/progress", headers=BOSS).json()["exports"]
+    }
+    assert all(reply.status_code == 200 for reply in got.values())
+    assert len(pd.read_parquet(io.BytesIO(got["annotations.parquet"].content))) == 20
+    archive = zipfile.ZipFile(io.BytesIO(got["maps.zip"].content))
+    assert "annotated/manifest.csv" in archive.namelist()
+    archive.extractall(tmp_path / "maps")
+    table = pd.read_csv(tmp_path / "maps/annotated/manifest.csv", keep_default_na=False)
+    named = table.loc[table["map"] != "", "map"]
+    assert all(read_map(tmp_path / "maps" / name).max() == 1 for name in named)
+    assert client.get("/admin/export/..%2Fs.sqlite", headers=BOSS).status_code == 404
+
+
+# --- the rest --------------------------------------------------------------------------------
+
+
+def test_paint_on_the_margin_is_paint_on_the_rim():
+    [moved] = to_picture([{**MARK, "points": [[0, 0, 0], [128, 128, 1]]}], 300, 200, 128)
+    assert moved["points"] == [[0, 0, 0], [300, 200, 1]]
+
+
+def test_texts(tmp_path):
+    (tmp_path / "own.html").write_text("<h2>Ours</h2>")
+    assert page_text(tmp_path / "own.html") == "<h2>Ours</h2>"
+    assert page_text(str(tmp_path / "own.html")) == "<h2>Ours</h2>"
+    assert page_text("<h2>x</h2>") == "<p>&lt;h2&gt;x&lt;/h2&gt;</p>"
+
+
+def test_a_study_started_again_with_other_settings_is_refused(tmp_path, unlike):
+    settings = StudySettings(trials=4, practice=0, attention_every=0)
+    open_page(unlike, tmp_path / "s.sqlite", 8, settings, side=64).store.close()
+    with pytest.raises(ValueError, match="other pairs"):
+        open_page(unlike, tmp_path / "s.sqlite", 9, settings, side=64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "which images"),
+        ({"manifest": "missing.csv"}, "missing.csv"),
+        ({"demo": False, "manifest": "x.txt"}, "must end in"),
+    ],
+)
+def test_command_refuses_in_words(options, message):
+    with pytest.raises(SystemExit, match=message):
+        main(**options)
+
+
+def test_command_help():
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--attention_every" in done.stdout and "administrator" in done.stdout
+
+
+def test_static_files_are_there():
+    import cyborg
+
+    here = Path(cyborg.__file__).parent / "static"
+    wanted = {"brush.js", "brush.css", "study.js", "study.css", "study.html", "admin.js"}
+    assert wanted | {"admin.html"} == {path.name for path in here.iterdir()}
