@@ -28,10 +28,10 @@ from cyborg.manifest import (
     write_manifest,
 )
 from cyborg.saliency import fixation_map, region_map, unit_range, write_map
+from cyborg.segmentation import REGIONS, ellipse, face_regions, face_scale
 
 # --- what is trained on, tested on and compared with what -------------------------------------
 
-REGIONS = ("left_eye", "right_eye", "nose", "mouth")  # left and right as seen in the picture
 POINTS = {
     "left_eye": "eye_imgleft",
     "right_eye": "eye_imgright",
@@ -139,50 +139,6 @@ def landmarks(
     return {
         region: np.array([row[f"{prefix}_x"], row[f"{prefix}_y"]], float) * size / BOX_SIDE
         for region, prefix in POINTS.items()
-    }
-
-
-def face_scale(
-    points: dict[str, np.ndarray],  # region -> (2,) x, y
-) -> float:  # pixels; the eye distance of a face seen from the front
-    "Eye distance; where a turned head shortens it, what the eye-to-mouth distance says it were."
-    eyes = points["right_eye"] - points["left_eye"]
-    middle = (points["right_eye"] + points["left_eye"]) / 2
-    return max(np.hypot(*eyes), 0.9 * np.hypot(*(points["mouth"] - middle)))
-
-
-def ellipse(
-    centre: np.ndarray,  # (2,) x, y, pixels
-    axes: tuple[float, float],  # half axes along and across `along`, pixels
-    along: np.ndarray,  # (2,) unit vector
-    size: int,  # side S, pixels
-) -> np.ndarray:  # (S, S) bool
-    "A filled, rotated ellipse; its part outside the picture is cut off."
-    cells = np.arange(size) + 0.5  # middles of the pixels
-    grid = np.stack(np.meshgrid(cells, cells), axis=-1) - centre  # (S, S, 2)
-    u, v = grid @ along, grid @ np.array([-along[1], along[0]])
-    return (u / axes[0]) ** 2 + (v / axes[1]) ** 2 <= 1
-
-
-def face_regions(
-    points: dict[str, np.ndarray],  # region -> (2,) x, y in pixels of an S x S image
-    size: int,  # side S, pixels
-) -> dict[str, np.ndarray]:  # region -> (S, S) bool
-    "Ellipses over eyes, nose and mouth, scaled by the eye distance and turned with the eye line."
-    scale = face_scale(points)
-    eyes = points["right_eye"] - points["left_eye"]
-    along = eyes / max(np.hypot(*eyes), 1e-6)
-    middle = (points["right_eye"] + points["left_eye"]) / 2
-    centres = points | {"nose": points["nose"] + 0.25 * (middle - points["nose"])}  # tip to bridge
-    axes = {
-        "left_eye": (0.32, 0.22),
-        "right_eye": (0.32, 0.22),
-        "nose": (0.26, 0.34),
-        "mouth": (0.42, 0.24),
-    }
-    return {
-        name: ellipse(centres[name], (scale * axes[name][0], scale * axes[name][1]), along, size)
-        for name in REGIONS
     }
 
 
