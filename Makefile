@@ -1,7 +1,7 @@
 # Every path is relative to this folder, whose own name may hold spaces.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv install train study test lint clean
+.PHONY: help venv install train study explore annotate test lint clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,12 +12,14 @@ CHECK := $(PY) -c 'from cyborg.launch import check_command; check_command()'
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
-	@echo 'make train   install what is missing, write the demo set, train classical and CYBORG on it'
-	@echo 'make study   install what is missing, run a small study (18 runs) on the demo set, write its report'
-	@echo 'make test    install what is missing, run all tests, every notebook among them'
-	@echo 'make lint    check notebooks, tests and scripts with ruff'
-	@echo 'make venv    make $(VENV), or renew it when settings.ini or setup.py has changed'
-	@echo 'make clean   remove caches and build leftovers; $(VENV), data/ and runs/ stay'
+	@echo 'make train     install what is missing, write the demo set, train classical and CYBORG on it'
+	@echo 'make study     install what is missing, run a small study (18 runs) on the demo set, write its report'
+	@echo 'make explore   look at the maps and images of the runs in the browser (of runs/quick, else runs/)'
+	@echo 'make annotate  collect human maps in the browser, on the demo set'
+	@echo 'make test      install what is missing, run all tests, every notebook among them'
+	@echo 'make lint      check notebooks, tests and scripts with ruff'
+	@echo 'make venv      make $(VENV), or renew it when settings.ini or setup.py has changed'
+	@echo 'make clean     remove caches and build leftovers; $(VENV), data/ and runs/ stay'
 	@echo
 	@echo 'Python 3.10, 3.11 or 3.12 is looked for; make PYTHON=/path/to/python3.12 ... names one.'
 
@@ -98,6 +100,14 @@ study: venv
 	@$(VENV)/bin/papermill nbs/report.ipynb runs/quick/report.ipynb --no-progress-bar --log-level ERROR
 	@echo 'report:    runs/quick/report/report.html, with figures/ and tables/ beside it'
 	@echo 'notebook:  runs/quick/report.ipynb; open with $(VENV)/bin/jupyter lab runs'
+
+explore: venv
+	@ls runs/quick/*/predictions.parquet runs/*/predictions.parquet > /dev/null 2>&1 || $(MAKE) train
+	@runs="$(CURDIR)/runs"; ls "$$runs"/quick/*/predictions.parquet > /dev/null 2>&1 && runs="$$runs/quick"; \
+	CYBORG_RUNS="$$runs" $(VENV)/bin/voila nbs/explore_maps.ipynb
+
+annotate: venv
+	@$(VENV)/bin/cyborg-annotate --demo
 
 test: venv
 	@$(PY) -m pytest tests -n logical --maxprocesses 8 --dist worksteal

@@ -28,7 +28,7 @@ setup(
     install_requires=settings["requirements"].split(),
     extras_require={
         name: settings[f"{name}_requirements"].split()
-        for name in "dev dashboard faces figures page postgres slurm weights".split()
+        for name in ["dev", "dashboard", "faces", "figures", "page", "postgres", "slurm", "weights"]
     },
     entry_points={"console_scripts": shlex.split(settings["console_scripts"])},
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPSILON', 'DISTANCES', 'DEFINITIONS', 'l2', 'mse', 'l1', 'kl', 'js', 'cc', 'ssim', 'dice', 'LossParts', 'Definition',
-           'cyborg_loss']
+           'dynamic_alpha', 'blend', 'cyborg_loss']
 
 # %% ../nbs/07_loss.ipynb #d3edf677
 from collections.abc import Callable
@@ -116,6 +116,40 @@ DEFINITIONS = {
     ),  # the formula of section 5: the indicator picks the true class
 }
 
+# %% ../nbs/07_loss.ipynb #d0d0bc5a
+def dynamic_alpha(
+    classification: torch.Tensor,  # scalar
+    saliency: torch.Tensor,  # scalar
+) -> torch.Tensor:  # scalar without gradient
+    "VISER's weight of the classification part, CE / (CE + S); one half where both are 0."
+    ce, s = classification.detach(), saliency.detach()
+    both = ce + s
+    return torch.where(both > 0, ce / torch.where(both > 0, both, torch.ones_like(both)), 0.5)
+
+
+def blend(
+    logits: torch.Tensor,  # (B, C) float32 or wider
+    labels: torch.Tensor,  # (B,) int64, true classes
+    apart: torch.Tensor,  # (B,), how far each image's model map is from what is wanted
+    mapped: torch.Tensor,  # (B,) bool, whose `apart` counts
+    flat: tuple[torch.Tensor, torch.Tensor],  # counts of flat maps, the model's and human ones
+    alpha: float | None = 0.5,  # weight of the classification part; None: `dynamic_alpha`
+    ce_weight: torch.Tensor | None = None,  # (B,), of each image in the classification part
+    map_weight: torch.Tensor | None = None,  # (B,), of each image in the saliency part
+) -> LossParts:
+    "Cross-entropy and saliency part, both means over the images, blended by alpha (section 5)."
+    if ce_weight is None:
+        classification = F.cross_entropy(logits, labels)
+    else:
+        each = F.cross_entropy(logits, labels, reduction="none")
+        classification = (each * ce_weight).sum() / len(labels)
+    if map_weight is not None:
+        apart = apart * map_weight
+    saliency = torch.where(mapped, apart, torch.zeros_like(apart)).sum() / len(labels)
+    alpha = dynamic_alpha(classification, saliency) if alpha is None else alpha
+    total = alpha * classification + (1 - alpha) * saliency
+    return LossParts(total, classification, saliency, *flat, mapped.sum())
+
 # %% ../nbs/07_loss.ipynb #43f79b99
 def cyborg_loss(
     output: Output,  # of one forward pass
@@ -140,11 +174,8 @@ def cyborg_loss(
     wide = torch.promote_types(
         output.logits.dtype, torch.float32
     )  # a loss is never computed in half precision
-    classification = F.cross_entropy(output.logits.to(wide), labels)
     flat_human = has_map & is_flat(human)
     mapped = has_map & ~flat_human
     apart = DISTANCES[distance](min_max(maps), min_max(human.to(maps.dtype)))  # (B,)
-    saliency = torch.where(mapped, apart, torch.zeros_like(apart)).sum() / len(labels)
-    total = alpha * classification + (1 - alpha) * saliency
-    flat_model = (mapped & is_flat(maps)).sum()
-    return LossParts(total, classification, saliency, flat_model, flat_human.sum(), mapped.sum())
+    flat = (mapped & is_flat(maps)).sum(), flat_human.sum()
+    return blend(output.logits.to(wide), labels, apart, mapped, flat, alpha)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'run_config', 'preset_config',
            'arithmetic_intensity', 'choose_precision', 'code_digest', 'provenance', 'write_json', 'differing',
-           'make_datasets', 'Sums', 'run_epoch', 'span', 'Progress', 'State', 'new_state', 'save_state', 'load_state',
-           'best_epoch', 'fit', 'set_seed', 'save_epoch', 'train', 'run_folder', 'Run', 'load_run']
+           'make_datasets', 'Sums', 'image_weights', 'needs_image_gradient', 'batch_loss', 'run_epoch', 'span',
+           'Progress', 'State', 'new_state', 'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed', 'save_epoch',
+           'train', 'run_folder', 'Run', 'load_run']
 
 # %% ../nbs/08_training.ipynb #d711135a
 import dataclasses
@@ -34,9 +35,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import cyborg
-from .cam import Which
+from .cam import IMAGE_KINDS, MapKind, Which
 from .data import Batch, ImageDataset, make_loader, open_cache
-from .loss import DISTANCES, cyborg_loss
+from .guidance import GUIDANCES, Imputation, guided_loss, time_weights
+from .loss import DISTANCES, LossParts, cyborg_loss
 from cyborg.manifest import (
     Manifest,
     atomic_path,
@@ -46,6 +48,14 @@ from cyborg.manifest import (
     validate,
 )
 from .models import Network, Output, make_network
+from cyborg.released import (
+    QUIRKS,
+    parse_quirks,
+    quirky_output,
+    set_dropout,
+    split_last,
+    unguarded_loss,
+)
 from .saliency import CONTROL_KINDS, control_maps
 
 # %% ../nbs/08_training.ipynb #40a458d6
@@ -70,6 +80,10 @@ class RunConfig:
     maps: str = "human"  # human, or a control: shuffled, other_class, inverted, mean, centre, ...
     which: str = "pred"  # whose map is compared with the human one: pred, true or difference
     distance: str = "mse"  # between the two maps: mse as released, l2 as printed, l1, kl, js, ...
+    guidance: str = "cyborg"  # or another way to guide: rrr, hint, gradia, energy, droid, ...
+    map_kind: str = "auto"  # model map: cam, gradcam, ...; auto: what the guidance's paper takes
+    weighting: str = "fixed"  # alpha as it stands; dynamic (VISER); or time: by annotation time
+    quirks: str = ""  # of the released code: released for all, or names with commas between them
     detach_weight: bool = False  # keep the saliency part from moving the last layer
     epochs: int = 50  # section 6.1
     batch_size: int = 20  # as released
@@ -92,7 +106,10 @@ class RunConfig:
     @property
     def scenario(self) -> str:  # classical, cyborg, or the control map's name
         "What the paper calls this kind of training."
-        return "classical" if self.alpha == 1 else "cyborg" if self.maps == "human" else self.maps
+        if self.alpha == 1:
+            return "classical"
+        other = [n for n in (self.guidance, self.maps) if n not in ("cyborg", "human")]
+        return "-".join(other) or "cyborg"
 
     @property
     def folder(self) -> Path:  # absolute
@@ -114,7 +131,7 @@ def _check_types(config: RunConfig) -> None:
                 f"{name} is {value!r} ({type(value).__name__}), expected {wanted.__name__}"
             )
 
-
+# %% ../nbs/08_training.ipynb #b70db504
 _RANGES: dict[str, tuple[Callable, str]] = {
     "alpha": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     "flip": (lambda v: 0 <= v <= 1, "a probability from 0 to 1"),
@@ -129,13 +146,16 @@ _RANGES: dict[str, tuple[Callable, str]] = {
 _CHOICES: dict[str, tuple[str, ...]] = {
     "which": typing.get_args(Which),
     "distance": tuple(DISTANCES),
+    "guidance": tuple(GUIDANCES),
+    "map_kind": ("auto", *typing.get_args(MapKind)),
+    "weighting": ("fixed", "dynamic", "time", "time_classification", "time_saliency"),
     "maps": ("human", *CONTROL_KINDS),
     "ties": ("last", "first"),
     "precision": ("auto", "fp32", "bf16"),
     "device": ("auto", "cpu"),
 }
 
-
+# %% ../nbs/08_training.ipynb #daba7253
 def _check_values(config: RunConfig) -> None:
     "Refuse a value out of range, offering the nearest where there is a list to choose from."
     for name, (holds, wanted) in _RANGES.items():
@@ -147,8 +167,47 @@ def _check_values(config: RunConfig) -> None:
                 f"{name} is {given!r}{did_you_mean(given, allowed)}, "
                 f"expected one of {', '.join(allowed)}"
             )
+    _check_guidance(config)
+    _check_quirks(config)
+
+# %% ../nbs/08_training.ipynb #dd394674
+def _check_guidance(config: RunConfig) -> None:
+    "Refuse what the chosen guidance's publication rules out."
+    guidance = GUIDANCES[config.guidance]
+    if guidance.which and config.which not in ("pred", guidance.which):
+        raise SettingsError(
+            f"which is {config.which!r}, but guidance {config.guidance!r} takes the map of the "
+            f"{guidance.which} class"
+        )
+    own = "squared_gradient"
+    if config.map_kind != "auto" and (config.map_kind == own) != (guidance.kind == own):
+        seen = own if guidance.kind == own else "a map of one class"
+        raise SettingsError(
+            f"map_kind is {config.map_kind!r}, but guidance {config.guidance!r} looks at {seen}"
+        )
 
 
+def _plain(config: RunConfig) -> bool:
+    "Whether the loss is section 5's, as nearly all runs have it."
+    usual = config.guidance == "cyborg" and config.map_kind in ("auto", "cam")
+    return (usual or config.alpha == 1) and config.weighting == "fixed"
+
+
+def _check_quirks(config: RunConfig) -> None:
+    "Refuse an unknown quirk, or the released loss beside another one."
+    try:
+        quirks = parse_quirks(config.quirks)
+    except ValueError as error:
+        wrong = next(n for n in map(str.strip, config.quirks.split(",")) if n not in QUIRKS)
+        raise SettingsError(f"{error}{did_you_mean(wrong, tuple(QUIRKS))}") from error
+    usual = _plain(config) and config.which == "pred" and config.distance == "mse"
+    if "unguarded" in quirks and not usual:
+        raise SettingsError(
+            f"quirks is {config.quirks!r}, but unguarded is the released loss: it goes with which "
+            "pred, distance mse and the defaults of guidance, map_kind and weighting"
+        )
+
+# %% ../nbs/08_training.ipynb #47fbf400
 SETTINGS = tuple(field.name for field in dataclasses.fields(RunConfig))
 
 
@@ -286,8 +345,12 @@ def differing(
     old: dict[str, Any],  # a config.json
     new: dict[str, Any],  # another
 ) -> list[str]:  # "field: old, now new"
-    "The settings in which two runs differ, and whether their data do."
-    pairs = [(k, old["settings"].get(k), v) for k, v in new["settings"].items()]
+    """The settings in which two runs differ, and whether their data do.
+
+    A setting that did not exist when the old run was made counts as at its default.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+    pairs = [(k, old["settings"].get(k, defaults.get(k)), v) for k, v in new["settings"].items()]
     told = [f"{k}: {a!r}, now {b!r}" for k, a, b in pairs if a != b and k not in _NOT_COMPARED]
     if old["provenance"]["manifest_digest"] != new["provenance"]["manifest_digest"]:
         told.append("the manifest's content")
@@ -318,7 +381,8 @@ def make_datasets(
                 control_maps(dataset.human, config.maps, dataset.manifest.labels, config.seed)
             )
         datasets[split] = dataset
-    if config.alpha < 1 and not datasets["train"].has_map.any():
+    needs_map = GUIDANCES[config.guidance].needs_map
+    if config.alpha < 1 and needs_map and not datasets["train"].has_map.any():
         raise SettingsError(
             f"alpha is {config.alpha}, but no training image has a map; alpha 1 trains without"
         )
@@ -379,6 +443,64 @@ def _share(batch: Batch, accelerator: Accelerator) -> Batch:
     return batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
 
 # %% ../nbs/08_training.ipynb #4bed61d4
+def image_weights(
+    table: pd.DataFrame,  # of the training images
+    config: RunConfig,
+) -> torch.Tensor | None:  # (n,) float32, mean 1; None: all alike
+    "Weight of each training image by its annotation time, where `weighting` asks for it."
+    if not config.weighting.startswith("time"):
+        return None
+    if "seconds" not in table:
+        raise SettingsError(
+            f"weighting is {config.weighting!r}, which needs a column seconds in the manifest, "
+            f"got {list(table.columns)}"
+        )
+    seconds = pd.to_numeric(table["seconds"], errors="coerce")
+    if seconds.isna().all():
+        raise SettingsError(
+            f"weighting is {config.weighting!r}, but no training image has a number in seconds"
+        )
+    return time_weights(torch.tensor(seconds.to_numpy(np.float32)))
+
+# %% ../nbs/08_training.ipynb #3d292925
+def needs_image_gradient(config: RunConfig) -> bool:
+    "Whether the model map is a gradient down to the images, in validation, too."
+    if config.alpha == 1:
+        return False
+    kind = config.map_kind
+    return (GUIDANCES[config.guidance].kind if kind == "auto" else kind) in IMAGE_KINDS
+
+
+def batch_loss(
+    network: Network,  # bare, that gave `output`
+    output: Output,
+    batch: Batch,
+    config: RunConfig,
+    weights: torch.Tensor | None = None,  # (B,), of the images, see `image_weights`
+) -> LossParts:
+    "The loss the settings ask for."
+    weight = network.head_weight.detach() if config.detach_weight else network.head_weight
+    given = (output, weight, batch.label, batch.human, batch.has_map)
+    if "unguarded" in parse_quirks(config.quirks):
+        return unguarded_loss(*given, config.alpha)
+    dynamic = config.weighting == "dynamic" and config.alpha < 1
+    if _plain(config) or (config.alpha == 1 and config.weighting == "dynamic"):
+        return cyborg_loss(*given, config.alpha, config.which, config.distance)
+    classical = config.alpha == 1
+    return guided_loss(
+        *given,
+        None if dynamic else config.alpha,
+        config.which,
+        config.distance,
+        "cyborg" if classical else config.guidance,
+        "auto" if classical else config.map_kind,
+        batch.image,
+        getattr(network, "imputation", None),
+        None if config.weighting == "time_saliency" else weights,
+        None if config.weighting == "time_classification" else weights,
+    )
+
+# %% ../nbs/08_training.ipynb #d1da2fb3
 def run_epoch(
     network: nn.Module,  # prepared by accelerate
     batches: Iterable[Batch],
@@ -386,28 +508,23 @@ def run_epoch(
     accelerator: Accelerator,
     precision: str,  # fp32 or bf16
     optimizer: torch.optim.Optimizer | None = None,  # None: validation
+    weights: torch.Tensor | None = None,  # (n,), of the images by `batch.index`; None: all alike
 ) -> dict[str, float]:  # by column of history.csv
     "One pass over the data: forward, loss and, in training, backward and step."
     split = "train" if optimizer else "val"
     bare = accelerator.unwrap_model(network)
     network.train(optimizer is not None)
-    sums = Sums()
-    with torch.set_grad_enabled(optimizer is not None):
+    sums, by_image, quirks = Sums(), needs_image_gradient(config), parse_quirks(config.quirks)
+    if "last_batch" in quirks and optimizer:
+        batches = split_last(batches, config.batch_size)
+    with torch.set_grad_enabled(optimizer is not None or by_image):
         for whole in batches:
             batch = _share(whole, accelerator)
+            batch.image.requires_grad_(by_image)
             with torch.autocast(accelerator.device.type, torch.bfloat16, precision == "bf16"):
-                output = network(batch.image)
-            weight = bare.head_weight.detach() if config.detach_weight else bare.head_weight
-            parts = cyborg_loss(
-                output,
-                weight,
-                batch.label,
-                batch.human,
-                batch.has_map,
-                config.alpha,
-                config.which,
-                config.distance,
-            )
+                output = quirky_output(network, bare, batch.image, quirks)
+            own = None if weights is None else weights.to(batch.label.device)[batch.index]
+            parts = batch_loss(bare, output, batch, config, own)
             if optimizer:
                 optimizer.zero_grad(set_to_none=True)
                 # Processes average their gradients, so uneven parts of a batch are weighted.
@@ -546,6 +663,7 @@ def fit(
     folder: Path,  # the run folder
     accelerator: Accelerator,
     callbacks: Iterable[Callable[[pd.DataFrame], None]] = (),  # called with the history so far
+    weights: torch.Tensor | None = None,  # (n,), of the training images, see `image_weights`
 ) -> None:
     "Train until `config.epochs`, writing weights, checkpoint and history after each epoch."
     network, optimizer = accelerator.prepare(state.network, state.optimizer)
@@ -558,7 +676,8 @@ def fit(
         for split, stepping in (("train", optimizer), ("val", None)):
             loaders[split].set_epoch(epoch)
             batches = progress.watch(loaders[split], epoch)
-            row |= run_epoch(network, batches, config, accelerator, precision, stepping)
+            own = weights if split == "train" else None
+            row |= run_epoch(network, batches, config, accelerator, precision, stepping, own)
         state.scheduler.step()
         state.history.append({**row, "seconds": round(time.monotonic() - start, 2)})
         if accelerator.is_main_process:
@@ -604,6 +723,7 @@ def train(
     """
     manifest = read_manifest(config.manifest, root=config.root or None)
     warnings = [finding.text for finding in validate(manifest)]
+    image_weights(manifest.split("train").table, config)  # so that a missing column shows now
     network = make_network(
         config.arch,
         len(manifest.classes),
@@ -632,10 +752,15 @@ def train(
             )
             for split, dataset in datasets.items()
         }
+        weights = image_weights(datasets["train"].manifest.table, config)
+        if "dropout" in parse_quirks(config.quirks):
+            set_dropout(network)
+        if config.guidance == "res_l" and config.alpha < 1:
+            network.imputation = Imputation()  # learnt, resumed and saved with the network
         network = network.to(accelerator.device, memory_format=torch.channels_last)
         state = new_state(network, config)
         load_state(state, folder)
-        fit(state, loaders, config, precision, folder, accelerator, callbacks)
+        fit(state, loaders, config, precision, folder, accelerator, callbacks, weights)
     return folder
 
 # %% ../nbs/08_training.ipynb #3729986a
@@ -711,6 +836,8 @@ def load_run(
     network = make_network(
         config.arch, len(classes), config.size, "none", 0, config.output_stride, config.one_logit
     )
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    tensors = load_file(folder / "model.safetensors")
+    of_training = [name for name in tensors if name.startswith("imputation.")]  # of res_l
+    network.load_state_dict({k: v for k, v in tensors.items() if k not in of_training})
     history = pd.read_csv(folder / "history.csv")
     return Run(config, network, classes, folder, history, record)

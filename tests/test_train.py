@@ -160,7 +160,7 @@ def test_parameter_cell_mirrors_the_settings():
     values = {}
     exec("".join(cell["source"]), values)
     values = {k: v for k, v in values.items() if not k.startswith("__")}
-    assert set(values) == {*SETTINGS, "preset", "overwrite"}
+    assert set(values) == {*SETTINGS, "preset", "overwrite", "robustness"}
     decided = set(PRESETS["quick"])
     for field in dataclasses.fields(RunConfig):
         default = None if field.name in decided else field.default

@@ -1,0 +1,188 @@
+"""The released step, written literally from its description, against ours; its files read."""
+
+import pytest
+import timm
+import torch
+from test_training import settings, write_faces
+from torch import nn
+from torchvision import models
+
+from cyborg.data import Batch
+from cyborg.models import WeightsError, make_network
+from cyborg.released import (
+    QUIRKS,
+    load_released,
+    quirky_output,
+    read_released_run,
+    released_point,
+    rename_released,
+    set_dropout,
+    unguarded_loss,
+)
+from cyborg.training import RunConfig, SettingsError, load_run, run_config, run_epoch, train
+
+SIZES = {"resnet50": 40, "densenet121": 64, "inception_v3": 107, "xception": 40}
+STEPS = 5
+
+
+def released_network(arch: str) -> tuple[nn.Module, str, str]:
+    "Network, path of its linear layer and of the layer whose output the hook takes."
+    if arch == "resnet50":
+        return models.resnet50(num_classes=2), "fc", "layer4.2.conv3"
+    if arch == "densenet121":
+        return models.densenet121(num_classes=2), "classifier", ""
+    if arch == "inception_v3":
+        network = models.inception_v3(num_classes=2, aux_logits=False, init_weights=False)
+        return network, "fc", "Mixed_7c"
+    return timm.create_model("legacy_xception", num_classes=2), "fc", "conv4"
+
+
+def literal_steps(network, head, hooked, images, labels, human, alpha=0.5) -> list[float]:
+    "The released training loop: image by image, second DenseNet pass, no guard, SGD."
+    seen = {}
+    if hooked:
+        layer = network.get_submodule(hooked)
+        layer.register_forward_hook(lambda m, i, o: seen.update(features=o))
+    solver = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-6)
+    network.train()
+    losses = []
+    for step in range(STEPS):
+        outputs = network(images[step])
+        predicted = outputs.max(dim=1)[1]
+        features = seen["features"] if hooked else network.features(images[step])
+        weights = network.get_submodule(head).weight
+        maps = []
+        for k in range(len(labels)):
+            cells = features[k].reshape(features.shape[1], -1)
+            cam = torch.matmul(weights[predicted[k]], cells).reshape(features.shape[2:])
+            cam = cam - cam.min()
+            maps.append(cam / cam.max())
+        saliency = nn.MSELoss()(torch.stack(maps), human)
+        loss = alpha * nn.CrossEntropyLoss()(outputs, labels) + (1 - alpha) * saliency
+        solver.zero_grad()
+        loss.backward()
+        solver.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("arch", SIZES)
+def test_five_steps_equal_the_literal_ones(arch):
+    torch.manual_seed(0)
+    # In double precision: what rounds differently in float32 grows a thousandfold in five steps.
+    theirs, head, hooked = released_network(arch)
+    theirs, ours = theirs.double(), make_network(arch, size=SIZES[arch], weights="none").double()
+    ours.backbone.load_state_dict(theirs.state_dict())
+    set_dropout(ours)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(STEPS, 2, 3, SIZES[arch], SIZES[arch], generator=generator).double()
+    human = torch.rand(2, *ours.map_size, generator=generator).double()
+    low = human.amin((1, 2), keepdim=True)
+    human = (human - low) / (human.amax((1, 2), keepdim=True) - low)
+    labels = torch.tensor([0, 1])
+
+    torch.manual_seed(2)  # of the dropout
+    literal = literal_steps(theirs, head, hooked, images, labels, human)
+
+    torch.manual_seed(2)
+    solver = torch.optim.SGD(ours.parameters(), 0.005, 0.9, weight_decay=1e-6)
+    ours.train()
+    losses = []
+    for step in range(STEPS):
+        output = quirky_output(ours, ours, images[step], tuple(QUIRKS))
+        parts = unguarded_loss(output, ours.head_weight, labels, human, labels >= 0)
+        solver.zero_grad()
+        parts.total.backward()
+        solver.step()
+        losses.append(parts.total.item())
+    assert losses == pytest.approx(literal, rel=1e-5)
+    ours_state, counts = ours.backbone.state_dict(), set()
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours_state[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+        if name.endswith("num_batches_tracked"):
+            counts.add(tensor.item())
+    assert counts == {2 * STEPS if arch == "densenet121" else STEPS}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in ours.modules())
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "densenet121", "inception_v3"])
+def test_torchvision_names_are_timms(arch):
+    theirs = released_network(arch)[0].state_dict()
+    ours = make_network(arch, size=SIZES[arch], weights="none").backbone.state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_xception_names_and_auxiliary_heads_are_mapped(tmp_path):
+    network = make_network("xception", size=64, weights="none", seed=3)
+    state = network.backbone.state_dict()
+    released = {
+        f"model.{k}".replace("model.fc.", "model.last_linear."): v for k, v in state.items()
+    }
+    released["AuxLogits.fc.weight"] = torch.zeros(2, 768)
+    assert set(rename_released(released)) == set(state)
+    torch.save({"epoch": 1, "state_dict": released, "optimizer": {}}, tmp_path / "final_model.pth")
+    again = load_released(tmp_path / "final_model.pth", "xception", 64)
+    assert all(torch.equal(v, again.backbone.state_dict()[k]) for k, v in state.items())
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path, capsys):
+    torch.save({"state_dict": {}, "extra": Payload()}, tmp_path / "final_model.pth")
+    with pytest.raises(WeightsError, match="was not opened"):
+        load_released(tmp_path / "final_model.pth", "resnet50", 64)
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no final_model.pth and no current_model.pth"):
+        read_released_run(tmp_path)
+
+
+def test_the_hook_is_gone_after_an_error():
+    network = make_network("resnet18", size=64, weights="none")
+    with pytest.raises(RuntimeError, match="inside"), released_point(network.backbone):
+        raise RuntimeError("inside")
+    assert not any(m._forward_hooks for m in network.modules())
+
+
+# Whole runs
+
+
+def test_a_run_with_quirks_trains_and_says_so(tmp_path):
+    faces = write_faces(tmp_path)  # 13 training images: 4, 4, 4 and 1
+    tiny = {"arch": "test_resnet", "size": 64, "epochs": 1, "flip": 0.0}
+    run = load_run(train(run_config(settings(faces, tmp_path, **tiny, quirks="hook,last_batch"))))
+    assert run.network.backbone.bn1.num_batches_tracked == 4
+    assert run.config.quirks == "hook,last_batch"
+
+
+def test_the_last_image_trains_alone(tmp_path):
+    from accelerate import Accelerator
+
+    network = make_network("resnet18", size=64, weights="none")
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        torch.randn(5, 3, 64, 64, generator=generator),
+        torch.arange(5) % 2,
+        torch.rand(5, 2, 2, generator=generator),
+        torch.ones(5) > 0,
+        torch.arange(5),
+    )
+    for quirks, steps in (("", 1), ("last_batch", 2)):
+        config = RunConfig("m.csv", batch_size=4, quirks=quirks)
+        before = network.backbone.bn1.num_batches_tracked.item()
+        optimizer = torch.optim.SGD(network.parameters(), 1e-9)
+        row = run_epoch(network, [batch], config, Accelerator(cpu=True), "fp32", optimizer)
+        assert network.backbone.bn1.num_batches_tracked.item() - before == steps
+        assert row["train_loss"] > 0
+
+
+def test_an_unknown_quirk_is_refused_early():
+    with pytest.raises(SettingsError, match="quirks holds 'hok'.*did you mean 'hook'"):
+        RunConfig("m.csv", quirks="hok")
+    with pytest.raises(SettingsError, match="unguarded.*is the released loss"):
+        RunConfig("m.csv", quirks="released", guidance="hint")
