@@ -126,12 +126,11 @@ def compare_runs(
     "AUC by generator and agreement with the human maps, run beside run."
     if not folders:
         raise ValueError("folders is empty, expected at least one run folder")
-    tests = {str(folder): measured(folder) for folder in folders}
-    first, images = next((folder, found.images) for folder, found in tests.items())
-    for folder, found in tests.items():
-        if found.images != images:
-            raise ValueError(f"{folder} and {first} were not tested on the same images")
-    return pd.concat([_results(Path(f), found) for f, found in tests.items()], axis=1)
+    tests = [(Path(folder), measured(folder)) for folder in folders]
+    for folder, found in tests:
+        if found.images != tests[0][1].images:
+            raise ValueError(f"{folder} and {tests[0][0]} were not tested on the same images")
+    return pd.concat([_results(folder, found) for folder, found in tests], axis=1)
 
 # %% ../nbs/10_study.ipynb #9427bf4b
 @call_parse
