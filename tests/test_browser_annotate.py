@@ -19,8 +19,10 @@ from browser import CHROMIUM, FLAGS, free_port, jupyterlab, needs_browser, run_a
 from PIL import Image
 from test_notebooks import NOTEBOOKS
 
-from cyborg.annotation import AnnotationStore, strokes_mask
+from cyborg.annotation import AnnotationStore, ExclusionRules, strokes_mask, write_maps
 from cyborg.demo import make_demo
+from cyborg.manifest import Manifest, read_manifest, write_manifest
+from cyborg.training import load_run, preset_config, train
 
 sync_playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install playwright"
@@ -198,6 +200,26 @@ def test_a_session_of_ten_trials(page, server, tmp_path):
     page.wait_for_selector("#code")
     assert page.locator("#code").inner_text() == code
     assert not page.errors
+
+
+def test_what_is_painted_trains_the_next_network(page, server, tmp_path):
+    begin(page, server, "PAINTER")
+    for _ in range(4):
+        for number in (0, 1):
+            paint(page, number, [(0.3, 0.4), (0.6, 0.45)])
+        answer_and_go_on(page, "left")
+    folder = server.store.parent / "demo"
+    demo = read_manifest(folder / "manifest.csv", root=folder)
+    everyone = ExclusionRules(0, 0, 0, 0, 0)
+    painted = write_maps(stored(server), demo, "painted", everyone, answers="all")
+    with_map = painted.table["map"] != ""
+    table = painted.table.assign(split=np.where(with_map, "train", painted.table["split"]))
+    manifest = folder / "painted" / "train.csv"
+    write_manifest(Manifest(table, folder, painted.classes), manifest)
+    given = {"manifest": str(manifest), "root": str(folder), "runs": str(tmp_path), "name": "run"}
+    history = load_run(train(preset_config("quick", given | {"size": 64, "epochs": 1}), [])).history
+    assert with_map.sum() >= 4
+    assert history["train_saliency"].iloc[0] > 0 and history["flat_human"].iloc[0] == 0
 
 
 def check_nothing_tells(page, table):
