@@ -902,7 +902,7 @@ def robustness_figure(
     if not len(rows):
         raise ReportError(f"no robustness was measured for {wanted}")
     names = [name for name in rows["degradation"].unique() if name != "clean"]
-    columns = min(5, len(names))
+    columns = min(4, len(names))
     lines = -(-len(names) // columns)
     figure = make_subplots(
         lines,
@@ -910,7 +910,7 @@ def robustness_figure(
         subplot_titles=names,
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        vertical_spacing=0.2 / lines,
+        vertical_spacing=0.32 / lines,
     )
     for i, name in enumerate(names):
         place = dict(row=i // columns + 1, col=i % columns + 1)
@@ -930,7 +930,7 @@ def robustness_figure(
     )
     legend = dict(orientation="h", x=0, y=-0.25 / lines, yanchor="top")
     return figure.update_layout(
-        height=200 + 270 * lines, width=140 + 220 * columns, legend=legend
+        height=200 + 290 * lines, width=140 + 220 * columns, legend=legend
     ).update_annotations(font_size=13)
 
 # %% ../nbs/11a_report.ipynb #14a7d321
