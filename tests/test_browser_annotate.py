@@ -184,10 +184,10 @@ def test_a_session_of_ten_trials(page, server, tmp_path):
     questions = []
     for _ in range(10):
         questions.append(page.locator("#question strong").inner_text())
-        if len(questions) == 5:
-            page.screenshot(path=os.environ.get("CYBORG_SCREENSHOT") or tmp_path / "page.png")
         for number in (0, 1):
             paint(page, number, [(0.3, 0.4), (0.6, 0.45)])
+        if len(questions) == 5:
+            page.screenshot(path=os.environ.get("CYBORG_SCREENSHOT") or tmp_path / "page.png")
         answer_and_go_on(page, "right")
     code = page.locator("#code").inner_text()
     assert re.fullmatch("[0-9A-F]{10}", code)
