@@ -201,6 +201,9 @@ def thread_variables(
     return dict.fromkeys(names, str(threads))
 
 # %% ../nbs/09b_runner.ipynb #b1bbc36b
+_TRIM = "MALLOC_TRIM_THRESHOLD_"
+
+
 def execute_on_worker(
     folder: str,  # the run folder
     notebook: str,  # to be executed
@@ -210,9 +213,15 @@ def execute_on_worker(
     devices: Sequence[str] = (),  # GPU of each worker, by the number that is its name; or none
 ) -> Outcome:
     "Execute a run within a task of Dask."
+    from dask import config
     from distributed import get_worker
 
     worker = get_worker()
+    # Dask has its workers give memory back at once. A training takes the same memory anew in every
+    # step: with this variable in the child's environment it was 1.7 times slower.
+    spawned = config.get("distributed.nanny.pre-spawn-environ", {})
+    if os.environ.get(_TRIM) == str(spawned.get(_TRIM)):
+        del os.environ[_TRIM]
     threads = threads or max(1, usable_cores() // worker.state.nthreads)
     own = {"CUDA_VISIBLE_DEVICES": devices[int(worker.name)]} if devices else {}
     return execute(
