@@ -27,8 +27,9 @@ setup(
     package_data={settings["lib_path"]: ["static/*"]},
     install_requires=settings["requirements"].split(),
     extras_require={
-        name: settings[f"{name}_requirements"].split()
-        for name in ["dev", "dashboard", "faces", "figures", "page", "postgres", "slurm", "weights"]
+        key.removesuffix("_requirements"): value.split()
+        for key, value in settings.items()
+        if key.endswith("_requirements")
     },
     entry_points={"console_scripts": shlex.split(settings["console_scripts"])},
 )

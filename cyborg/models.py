@@ -173,7 +173,7 @@ def read_state_dict(
             f"{path}: holds more than tensors and was not opened, because unpickling can run code. "
             "Convert it to safetensors where you trust it."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(
             f"{path}: not a readable weights file ({type(error).__name__} {error})".strip()
         ) from error

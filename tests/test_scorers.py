@@ -1,0 +1,456 @@
+"""Frozen detectors: the published files' keys and shapes, EfficientNet-B4 against a literal version
+that is written in those keys, files that do not fit, and scores that are read like a run's."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import expit, softmax
+from torch import nn
+from torch.nn import functional as F
+
+from cyborg.demo import make_demo
+from cyborg.evaluation import METRICS, PredictionsError, auc_table, read_predictions
+from cyborg.manifest import Manifest, content_hash
+from cyborg.measures import measured
+from cyborg.models import WeightsError
+from cyborg.scorers import (
+    DEEPFAKE_DETECTORS,
+    DeepfakeDetector,
+    Preprocessing,
+    Scorer,
+    deepfake_scorer,
+    ensemble_table,
+    fused,
+    huggingface_scorer,
+    log_odds,
+    network_input,
+    onnx_scorer,
+    score_manifest,
+    torchscript_scorer,
+)
+
+# --- one number an image -----------------------------------------------------------------------
+
+
+def test_the_sigmoid_of_log_odds_is_the_probability_of_the_class():
+    logits = np.random.default_rng(0).normal(0, 3, (20, 5))
+    for label in range(5):
+        wanted = softmax(logits, axis=1)[:, label]
+        np.testing.assert_allclose(expit(log_odds(logits, label)), wanted)
+        again = log_odds(softmax(logits, axis=1), label, "probabilities")
+        np.testing.assert_allclose(again, log_odds(logits, label), atol=1e-5)
+    one = logits[:, :1]
+    np.testing.assert_array_equal(log_odds(one), one[:, 0])
+    np.testing.assert_array_equal(log_odds(one, 0), -one[:, 0])
+    halves = np.concatenate([-one / 2, one / 2], axis=1)
+    np.testing.assert_allclose(log_odds(halves), log_odds(one))
+    np.testing.assert_allclose(log_odds(expit(one), 0, "probabilities"), -one[:, 0], atol=1e-5)
+    assert np.isfinite(log_odds(np.array([0.0, 1.0]), gives="probabilities")).all()
+    with pytest.raises(ValueError, match="label is 2, expected 0 to 1"):
+        log_odds(one, 2)
+
+
+def test_every_pixel_reaches_its_place():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 7, 7, 3), dtype=np.uint8)
+    how = Preprocessing(7, 4, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR")
+    found = network_input(pixels, how)
+    for b, c, i, j in np.ndindex(2, 3, 4, 4):  # of 7 pixels the 4 from the second on
+        wanted = (pixels[b, i + 1, j + 1, 2 - c] / 255 - how.mean[c]) / how.std[c]
+        assert found[b, c, i, j] == pytest.approx(wanted, abs=1e-6)
+    channels_last = network_input(pixels, how._replace(layout="NHWC"))
+    np.testing.assert_array_equal(channels_last.transpose(0, 3, 1, 2), found)
+    for wrong in ({"colours": "rgb"}, {"layout": "NC"}, {"crop": 8}):
+        with pytest.raises(ValueError, match="expected"):
+            network_input(pixels, how._replace(**wrong))
+
+
+# --- files of any origin -----------------------------------------------------------------------
+
+
+def entry(number, content):
+    "An entry of an ONNX file that holds bytes."
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def onnx_file(path, sides, outputs, operator=b"Identity"):
+    "An ONNX file with one node."
+
+    def tensor(name, sides):
+        shape = b"".join(entry(1, bytes([1 << 3, side])) for side in sides)
+        return entry(1, name) + entry(2, entry(1, bytes([1 << 3, 1]) + entry(2, shape)))
+
+    graph = entry(1, entry(1, b"x") + entry(2, b"y") + entry(4, operator))
+    graph += entry(11, tensor(b"x", sides)) + entry(12, tensor(b"y", outputs))
+    path.write_bytes(bytes([1 << 3, 8]) + entry(7, graph) + entry(8, bytes([16, 11])))
+    return path
+
+
+def test_an_onnx_network_gives_all_its_logits(tmp_path):
+    path = onnx_file(tmp_path / "same.onnx", (1, 3, 1, 1), (1, 3, 1, 1))
+    pixels = np.array([[[[10, 20, 30]]], [[[90, 0, 5]]]], dtype=np.uint8)
+    plain = Preprocessing(1, mean=(0, 0, 0), std=(1 / 255,) * 3)
+    wanted = log_odds(pixels.reshape(2, 3), 2)
+    np.testing.assert_allclose(onnx_scorer(path, plain, 2)(pixels), wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="label is 3, expected 0 to 2"):
+        onnx_scorer(path, plain, 3)(pixels)
+    (tmp_path / "torn.onnx").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="torn.onnx is no ONNX network"):
+        onnx_scorer(tmp_path / "torn.onnx", plain)
+
+
+def test_torchscript_is_not_opened_unless_trusted(tmp_path):
+    how, path = Preprocessing(4), tmp_path / "net.pt"
+    path.write_bytes(b"not a program")
+    with pytest.raises(ValueError, match="runs code .*trusted=True"):
+        torchscript_scorer(path, how)
+    with pytest.raises(WeightsError, match="net.pt is no TorchScript file"):
+        torchscript_scorer(path, how, trusted=True)
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
+        torchscript_scorer(tmp_path / "absent.pt", how, trusted=True)
+
+
+def test_a_hugging_face_classifier_from_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        image_size=16, patch_size=8, id2label={0: "human", 1: "artificial"},
+        label2id={"human": 0, "artificial": 1},
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    scorer = huggingface_scorer(tmp_path, "artificial")
+    assert scorer.size == 16
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    how = Preprocessing(16, mean=(0.5,) * 3, std=(0.5,) * 3)  # the processor's own
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(network_input(pixels, how))).logits.numpy()
+    np.testing.assert_allclose(scorer(pixels), logits[:, 1] - logits[:, 0], atol=1e-4)
+    flipped = huggingface_scorer(tmp_path, "human")
+    np.testing.assert_allclose(flipped(pixels), -scorer(pixels), atol=1e-5)
+    with pytest.raises(ValueError, match=r"did you mean 'artificial'.*'human'"):
+        huggingface_scorer(tmp_path, "artificail")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises((FileNotFoundError, ValueError), match="transformers is not|no config.json"):
+        huggingface_scorer(tmp_path, "fake")
+
+
+# --- the deepfake detectors --------------------------------------------------------------------
+
+# Blocks of EfficientNet-B4: repeats, kernel, stride of the first, expansion, channels in and out.
+B4 = [
+    (2, 3, 1, 1, 48, 24),
+    (4, 3, 2, 6, 24, 32),
+    (4, 5, 2, 6, 32, 56),
+    (6, 3, 2, 6, 56, 112),
+    (6, 5, 1, 6, 112, 160),
+    (8, 5, 2, 6, 160, 272),
+    (2, 3, 1, 6, 272, 448),
+]
+
+
+def b4_blocks():
+    "Kernel, stride, expansion, channels in and out of each of 32 blocks."
+    blocks = []
+    for repeats, kernel, stride, expansion, before, out in B4:
+        blocks.append((kernel, stride, expansion, before, out))
+        blocks += [(kernel, 1, expansion, out, out)] * (repeats - 1)
+    return blocks
+
+
+def norm(name, channels):
+    shapes = {f"{name}.{key}": (channels,) for key in ("weight", "bias")}
+    shapes |= {f"{name}.{key}": (channels,) for key in ("running_mean", "running_var")}
+    return shapes | {f"{name}.num_batches_tracked": ()}
+
+
+def b4_shapes(attention):
+    "Keys and shapes of EfficientNetB4_*.pth and EfficientNetAutoAttB4_*.pth."
+    shapes = {"_conv_stem.weight": (48, 3, 3, 3)} | norm("_bn0", 48)
+    for i, (kernel, _, expansion, before, out) in enumerate(b4_blocks()):
+        name, wide, squeezed = f"_blocks.{i}", before * expansion, before // 4
+        if expansion > 1:
+            shapes[f"{name}._expand_conv.weight"] = (wide, before, 1, 1)
+            shapes |= norm(f"{name}._bn0", wide)
+        shapes[f"{name}._depthwise_conv.weight"] = (wide, 1, kernel, kernel)
+        shapes[f"{name}._se_reduce.weight"] = (squeezed, wide, 1, 1)
+        shapes[f"{name}._se_reduce.bias"] = (squeezed,)
+        shapes[f"{name}._se_expand.weight"] = (wide, squeezed, 1, 1)
+        shapes[f"{name}._se_expand.bias"] = (wide,)
+        shapes[f"{name}._project_conv.weight"] = (out, wide, 1, 1)
+        shapes |= norm(f"{name}._bn1", wide) | norm(f"{name}._bn2", out)
+    shapes |= {"_conv_head.weight": (1792, 448, 1, 1)} | norm("_bn1", 1792)
+    if attention:
+        shapes |= {"attconv.weight": (1, 56, 1, 1), "attconv.bias": (1,)}
+    shapes = {f"efficientnet.{key}": shape for key, shape in shapes.items()}
+    return shapes | {"classifier.weight": (1, 1792), "classifier.bias": (1,)}
+
+
+def xception_shapes():
+    "Keys and shapes of Xception_*.pth."
+
+    def separable(name, before, out):
+        return {
+            f"{name}.conv1.weight": (before, 1, 3, 3),
+            f"{name}.pointwise.weight": (out, before, 1, 1),
+        }
+
+    shapes = {"conv1.weight": (32, 3, 3, 3), "conv2.weight": (64, 32, 3, 3)}
+    shapes |= norm("bn1", 32) | norm("bn2", 64) | norm("bn3", 1536) | norm("bn4", 2048)
+    shapes |= separable("conv3", 1024, 1536) | separable("conv4", 1536, 2048)
+    sizes = [(64, 128, 128), (128, 256, 256), (256, 728, 728), *[(728, 728, 728)] * 8]
+    for i, (before, first, out) in enumerate([*sizes, (728, 728, 1024)], start=1):
+        if before != out:
+            shapes[f"block{i}.skip.weight"] = (out, before, 1, 1)
+            shapes |= norm(f"block{i}.skipbn", out)
+        chain = [before, first, out] if before != out else [before, first, out, out]
+        for k, (a, b) in enumerate(zip(chain, chain[1:], strict=False)):
+            place = 3 * k + (i > 1)  # all but the first block begin with a ReLU
+            shapes |= separable(f"block{i}.rep.{place}", a, b)
+            shapes |= norm(f"block{i}.rep.{place + 1}", b)
+    shapes = {f"xception.{key}": shape for key, shape in shapes.items()}
+    return shapes | {"xception.last_linear.weight": (1, 2048), "xception.last_linear.bias": (1,)}
+
+
+def published_shapes(arch):
+    if arch == "Xception":
+        return xception_shapes()
+    shapes = b4_shapes("AutoAtt" in arch)
+    if not arch.endswith("ST"):
+        return shapes
+    shapes = {f"feat_ext.{key}": shape for key, shape in shapes.items()}
+    head = {"classifier.1.weight": (1, 1792), "classifier.1.bias": (1,)}
+    return shapes | head | norm("classifier.0", 1792)
+
+
+@torch.inference_mode()
+def trained_like(arch):
+    "A detector whose batch norms know their features, so that every layer has a say."
+    torch.manual_seed(0)
+    network = DeepfakeDetector(arch).train()
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
+    for module in norms:
+        module.momentum = 1.0
+    for name, value in network.named_parameters():
+        if "attconv" in name:
+            value.normal_(0, 1)
+    network(torch.randn(4, 3, 64, 64))
+    for module in norms:
+        module.running_var.clamp_(min=0.01)
+    return network.eval()
+
+
+@pytest.mark.parametrize("arch", DEEPFAKE_DETECTORS)
+def test_keys_and_shapes_are_the_published_ones(arch):
+    state = DeepfakeDetector(arch).state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == published_shapes(arch)
+
+
+def literal_b4(state, image, attention):
+    "Pooled features of EfficientNet-B4, from tensors by published name."
+
+    def conv(x, name, stride=1, groups=1):
+        weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+        kernel, side = weight.shape[-1], x.shape[-1]
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)  # as TensorFlow's SAME
+        x = F.pad(x, [total // 2, total - total // 2] * 2)
+        return F.conv2d(x, weight, bias, stride, groups=groups)
+
+    def scaled(x, name):
+        mean, var, weight, bias = (
+            state[f"{name}.{key}"].view(-1, 1, 1)
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / torch.sqrt(var + 1e-3) * weight + bias
+
+    def swish(x):
+        return x * torch.sigmoid(x)
+
+    x = swish(scaled(conv(image, "efficientnet._conv_stem", 2), "efficientnet._bn0"))
+    for i, (_, stride, expansion, before, out) in enumerate(b4_blocks()):
+        name, inner = f"efficientnet._blocks.{i}", x
+        if expansion > 1:
+            inner = swish(scaled(conv(inner, f"{name}._expand_conv"), f"{name}._bn0"))
+        inner = conv(inner, f"{name}._depthwise_conv", stride, inner.shape[1])
+        inner = swish(scaled(inner, f"{name}._bn1"))
+        squeezed = swish(conv(inner.mean((2, 3), keepdim=True), f"{name}._se_reduce"))
+        inner = inner * torch.sigmoid(conv(squeezed, f"{name}._se_expand"))
+        inner = scaled(conv(inner, f"{name}._project_conv"), f"{name}._bn2")
+        x = x + inner if stride == 1 and before == out else inner
+        if attention and i == 9:
+            x = x * torch.sigmoid(conv(x, "efficientnet.attconv"))
+    x = swish(scaled(conv(x, "efficientnet._conv_head"), "efficientnet._bn1"))
+    return x.mean((2, 3))
+
+
+@torch.inference_mode()
+def test_the_attentive_siamese_network_is_what_its_description_says():
+    network = trained_like("EfficientNetAutoAttB4ST")
+    image = torch.randn(1, 3, 224, 224)
+    state = network.state_dict()
+    inner = {k.removeprefix("feat_ext."): v for k, v in state.items() if k.startswith("feat_ext")}
+    features = literal_b4(inner, image, attention=True)
+    assert (features - literal_b4(inner, image, attention=False)).abs().max() > 0.1
+    mean, var = state["classifier.0.running_mean"], state["classifier.0.running_var"]
+    features = (features - mean) / torch.sqrt(var + 1e-5)  # weight 1 and bias 0
+    wanted = features @ state["classifier.1.weight"].T + state["classifier.1.bias"]
+    torch.testing.assert_close(network(image), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_files_that_do_not_fit_name_what_differs(tmp_path):
+    state = DeepfakeDetector("EfficientNetB4").state_dict()
+    path = tmp_path / "EfficientNetB4_DFDC_bestval.pth"
+    torch.save(state, path)
+    assert deepfake_scorer(path).settings["file"] == content_hash(path)
+    with pytest.raises(WeightsError, match=r"713 missing: feat_ext\.efficientnet\._conv_stem"):
+        deepfake_scorer(path, "EfficientNetB4ST")
+    with pytest.raises(WeightsError, match=r"2 missing: efficientnet\.attconv\.weight"):
+        deepfake_scorer(path, "EfficientNetAutoAttB4")
+    renamed = dict(state)
+    renamed["head.weight"] = renamed.pop("classifier.weight")
+    torch.save(renamed, path)
+    with pytest.raises(WeightsError, match="missing: classifier.weight.*not known: head.weight"):
+        deepfake_scorer(path)
+    torch.save(state | {"classifier.weight": torch.zeros(2, 1792)}, path)
+    with pytest.raises(WeightsError, match=r"classifier.weight is \(2, 1792\)"):
+        deepfake_scorer(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="not a readable weights file"):
+        deepfake_scorer(path)
+    other = tmp_path / "resnet_DFDC.pth"
+    other.write_bytes(b"")
+    with pytest.raises(ValueError, match="arch is 'resnet'"):
+        deepfake_scorer(other)
+    hashed = tmp_path / f"EfficientNetB4_FFPP_bestval-{content_hash(other)}.pth"
+    hashed.write_bytes(b"more")
+    with pytest.raises(WeightsError, match="cut short"):
+        deepfake_scorer(hashed)
+
+
+# --- scores of a manifest ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return make_demo(tmp_path_factory.mktemp("scorers") / "demo", n=60, size=64, workers=1)
+
+
+class Counted:
+    "Brightness, counting pictures and stopping where told."
+
+    def __init__(self, stop=10**9):
+        self.n, self.stop = 0, stop
+
+    def __call__(self, pixels):
+        if self.n + len(pixels) > self.stop:
+            raise KeyboardInterrupt
+        self.n += len(pixels)
+        return pixels.mean((1, 2, 3)) / 128 - 1
+
+
+def scorer(outputs, **more):
+    return Scorer(outputs, 8, {"rule": "brightness"} | more)
+
+
+def test_scores_are_read_like_a_run(demo, tmp_path):
+    test = demo.split("test")
+    path = score_manifest(scorer(Counted()), test, tmp_path, "bright")
+    found = read_predictions(tmp_path)
+    assert list(found["image"]) == list(test.table["image"])
+    assert found[list(METRICS)].isna().all(axis=None)
+    odds = (found["logit_1"] - found["logit_0"]).to_numpy()
+    np.testing.assert_allclose(expit(odds), found["score"], atol=1e-6)
+    assert (found["predicted"] == np.where(odds > 0, *test.classes[::-1])).all()
+    assert found.attrs["settings"]["name"] == "bright"
+    auc = auc_table(found).set_index("source")["auc"]["pooled"]
+    kept = measured(tmp_path).measures.query("measure == 'auc' and source == 'pooled'")
+    assert kept["value"].item() == pytest.approx(auc)
+    stamp = path.stat().st_mtime_ns
+    score_manifest(scorer(Counted(0)), test, tmp_path, "bright")  # done: nothing is scored
+    assert path.stat().st_mtime_ns == stamp
+    with pytest.raises(PredictionsError, match="scorer differ"):
+        score_manifest(scorer(Counted(), side=2), test, tmp_path, "bright")
+    with pytest.raises(PredictionsError, match="seen differ"):
+        score_manifest(scorer(Counted()), test, tmp_path, "bright", [test.table["source"][0]])
+    score_manifest(scorer(Counted(), side=2), test, tmp_path, "bright", overwrite=True)
+    assert read_predictions(tmp_path).attrs["settings"]["scorer"]["side"] == 2
+
+
+def test_what_was_stopped_goes_on(demo, tmp_path):
+    test = demo.split("test")
+    whole = score_manifest(scorer(Counted()), test, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        score_manifest(scorer(Counted(9)), test, tmp_path / "cut", batch_size=3, shard_size=6)
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        read_predictions(tmp_path / "cut")
+    with pytest.raises(PredictionsError, match="other settings"):
+        score_manifest(scorer(Counted(), side=2), test, tmp_path / "cut")
+    rest = Counted()
+    path = score_manifest(scorer(rest), test, tmp_path / "cut", batch_size=3, shard_size=6)
+    assert rest.n == len(test) - 6
+    pd.testing.assert_frame_equal(read_predictions(path), read_predictions(whole))
+    assert not (tmp_path / "cut" / "predictions.parts").exists()
+
+
+def test_corrupt_images_are_told_and_left_out(demo, tmp_path):
+    table = demo.split("test").table
+    broken = [table["image"][1], "absent.png"]
+    table = pd.concat([table, table.iloc[[0]].assign(image="absent.png")], ignore_index=True)
+    for name in table["image"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name not in broken:
+            (tmp_path / name).symlink_to(demo.root / name)
+    (tmp_path / broken[0]).write_bytes(b"\x89PNG torn")
+    manifest = Manifest(table, tmp_path, demo.classes)
+    with pytest.warns(UserWarning, match=f"2 of {len(table)} images could not be read"):
+        score_manifest(scorer(Counted()), manifest, tmp_path / "out")
+    assert not set(broken) & set(read_predictions(tmp_path / "out")["image"])
+    lost = pd.read_csv(tmp_path / "out" / "excluded.csv")
+    assert list(lost["path"]) == broken and set(lost["kind"]) == {"image"}
+    assert "No such file" in lost["reason"][1] and lost["reason"][0]
+    assert sum(read_predictions(tmp_path / "out").attrs["excluded"].values()) == 2
+
+
+def test_scores_that_are_not_numbers_are_refused(demo, tmp_path):
+    nan = scorer(lambda pixels: np.full(len(pixels), np.nan))
+    with pytest.raises(PredictionsError, match="scores are not finite"):
+        score_manifest(nan, demo.split("test"), tmp_path)
+    three = Manifest(demo.table, demo.root, ("authentic", "synthetic", "other"))
+    with pytest.raises(ValueError, match="expected images of two classes"):
+        score_manifest(scorer(Counted()), three, tmp_path)
+
+
+# --- fusion ------------------------------------------------------------------------------------
+
+
+def test_fusion_is_by_image_not_by_row():
+    rng = np.random.default_rng(0)
+    images = [f"{i}.png" for i in range(30)]
+    tables = {
+        name: pd.DataFrame(
+            {
+                "image": images,
+                "label": ["authentic", "synthetic"] * 15,
+                "logit_0": -(z := rng.normal(size=30)),
+                "logit_1": z,
+            }
+        )
+        for name in "abc"
+    }
+    wanted = sum(2 * table["logit_1"] for table in tables.values()) / 3
+    mixed = [tables["a"], tables["b"].sample(frac=1, random_state=0), tables["c"][::-1]]
+    np.testing.assert_allclose(fused(mixed), wanted)
+    found = ensemble_table(tables)
+    assert sorted(found["n"]) == [1, 1, 1, 2, 2, 2, 3] and found["auc"].is_monotonic_decreasing
+    assert len(ensemble_table(tables, largest=1)) == 3
+
+
+def test_settings_are_json(tmp_path):
+    path = onnx_file(tmp_path / "same.onnx", (1, 3, 1, 1), (1, 3, 1, 1))
+    assert json.loads(json.dumps(onnx_scorer(path, Preprocessing(1)).settings))["size"] == 1
