@@ -509,10 +509,12 @@ def _make_controls(self: MapExplorer) -> None:
 @patch
 def _network_changed(self: MapExplorer) -> None:
     "Offer the runs of the network."
-    names = [run.name for run in self.all_runs if run.network == self.network.value]
+    there = [run for run in self.all_runs if run.network == self.network.value]
+    names = [run.name for run in there]
+    first = {run.scenario: run.name for run in reversed(there)}  # a run of each scenario
     self._updating = True
     self.runs.options = names
-    self.runs.value = names[:4]
+    self.runs.value = list(reversed(first.values()))[:4]
     self._updating = False
     self._runs_changed()
 

@@ -637,16 +637,17 @@ def _interval_rows(
 # %% ../nbs/09e_measures.ipynb #8ab6f467
 def scenario_intervals(
     runs: Mapping[tuple[str, int], MeasuredRun],  # by scenario and seed
-    baseline: str,  # scenario that the others are held against
+    baseline: str | Sequence[str],  # scenario, or scenarios, that the others are held against
 ) -> pd.DataFrame:  # INTERVALS
-    "Two-level bootstrap of each scenario, alone and against a baseline."
+    "Two-level bootstrap of each scenario, alone and against each baseline."
     digests = pd.Series([r.found.images for r in runs.values() if r.found.blocks], dtype=object)
     usual = digests.mode().iloc[0] if len(digests) else None
     fit = {k: r for k, r in runs.items() if r.found.blocks and r.found.images == usual}
     rows, replicates = [], _replicates(fit) if fit else None
     scenarios = list(dict.fromkeys(scenario for scenario, _ in runs))
     pairs = [(s, "") for s in scenarios]
-    pairs += [(s, baseline) for s in scenarios if s != baseline and baseline in scenarios]
+    baselines = [baseline] if isinstance(baseline, str) else list(dict.fromkeys(baseline))
+    pairs += [(s, b) for b in baselines if b in scenarios for s in scenarios if s != b]
     for scenario, against in pairs:
         found = _interval_rows(fit, replicates, scenario, against)
         left = sum(s in (scenario, against) for s, _ in runs.keys() - fit.keys())

@@ -1052,10 +1052,11 @@ def _group_intervals(
     runs = {
         (run.scenario, run.seed): MeasuredRun(run.config.folder, found) for run, found, *_ in taken
     }
-    stamp = {"baseline": _baseline(study), "code": measures_digest()}
+    baselines = [_baseline(study), "cyborg"]  # controls are held against the human maps
+    stamp = {"baseline": baselines, "code": measures_digest()}
     stamp["runs"] = [[scenario, seed, run_stamp(r.folder)] for (scenario, seed), r in runs.items()]
     path = study.folder / KEPT / f"intervals-{data}-{network.replace('/', '_')}.npz"
-    make = lambda: {"intervals": scenario_intervals(runs, _baseline(study))}  # noqa: E731
+    make = lambda: {"intervals": scenario_intervals(runs, baselines)}  # noqa: E731
     table = kept(path, stamp, make)["intervals"]
     table.insert(0, "data", data)
     table.insert(1, "network", network)
