@@ -102,8 +102,9 @@ study: venv
 	@echo 'notebook:  runs/quick/report.ipynb; open with $(VENV)/bin/jupyter lab runs'
 
 explore: venv
-	@ls runs/quick/*/predictions.parquet runs/*/predictions.parquet > /dev/null 2>&1 || $(MAKE) train
-	@runs="$(CURDIR)/runs"; ls "$$runs"/quick/*/predictions.parquet > /dev/null 2>&1 && runs="$$runs/quick"; \
+	@compgen -G 'runs/quick/*/predictions.parquet' > /dev/null \
+	    || compgen -G 'runs/*/predictions.parquet' > /dev/null || $(MAKE) --no-print-directory train
+	@runs="$(CURDIR)/runs"; compgen -G 'runs/quick/*/predictions.parquet' > /dev/null && runs="$$runs/quick"; \
 	CYBORG_RUNS="$$runs" $(VENV)/bin/voila nbs/explore_maps.ipynb
 
 annotate: venv

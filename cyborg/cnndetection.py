@@ -9,7 +9,6 @@ __all__ = ['VARIANTS', 'SIGMA', 'QUALITY', 'LOADED', 'SEEN', 'RECIPE', 'blurred'
 
 # %% ../nbs/07c_cnndetection.ipynb #62d81683
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from .models import Network, WeightsError, make_network
+from .models import Network, WeightsError, make_network, read_state_dict
 from .segmentation import load_exactly
 
 # %% ../nbs/07c_cnndetection.ipynb #fedd3cf7
@@ -142,29 +141,13 @@ def cnndetection_network(
     return network
 
 
-def _published_state(
-    path: Path,  # blur_jpg_prob0.5.pth
-) -> Mapping[str, torch.Tensor]:
-    "Tensors by name, from beside the optimiser's state that the file also holds."
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no weights file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path}: not opened, because unpickling it can run code") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable weights file ({error})") from error
-    state = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        raise WeightsError(f"{path}: wanted tensors by name, found {type(state).__name__}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
 def read_cnndetection(
     path: str | Path,  # a published file, or one with torchvision's names in it
 ) -> Network:  # in eval mode
     "CNNDetection as published."
-    state = _published_state(Path(path))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no weights file {path}")
+    state = read_state_dict(path, "model")  # beside it lies the optimiser's state
     network = make_network("resnet50", size=SEEN, weights="none", one_logit=True)
     load_exactly(network.backbone, state, path)
     return network

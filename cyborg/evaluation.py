@@ -633,7 +633,7 @@ def read_maps(
 class MeanMaps(NamedTuple):
     "Mean maps over a test set."
 
-    model: np.ndarray  # (h, w) float64 in [0, 1], mean model saliency
+    model: np.ndarray | None  # (h, w) float64 in [0, 1], mean saliency; None where no image is
     human: np.ndarray | None  # (h, w), mean human map; None where no image has one
     n_model: int  # images behind the first
     n_human: int  # and behind the second
@@ -641,13 +641,18 @@ class MeanMaps(NamedTuple):
 
 def read_mean_maps(
     folder: str | Path,  # of `predict`
-) -> MeanMaps:
-    "Mean model saliency and mean human map over all sources and labels."
+    source: str = "",  # empty: all
+    label: str = "",  # empty: all
+) -> MeanMaps:  # without maps where there is no such image
+    "Mean model saliency and mean human map over sources and labels."
     means = RunningMean.load(Path(folder) / "mean_maps.npz")
     maps, counts = [], []
     # A source may itself be called human; only a human mean has a model's beside it.
     people = [key for key in means.keys if key.removeprefix("human|") in {*means.keys} - {key}]
-    for keys in ([key for key in means.keys if key not in people], people):
+    models = [key for key in means.keys if key not in people]
+    for position, wanted in enumerate((source, label)):
+        models = [k for k in models if not wanted or k.rsplit("|", 1)[position] == wanted]
+    for keys in (models, [key for key in people if key.removeprefix("human|") in models]):
         n = [means.count(key) for key in keys]
         maps.append(np.average([means.mean(key) for key in keys], axis=0, weights=n) if n else None)
         counts.append(sum(n))

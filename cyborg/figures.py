@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SCENARIO_COLOURS', 'SCENARIO_DASHES', 'SCENARIO_SYMBOLS', 'LABEL_COLOURS', 'SOURCE_COLOURS', 'TEMPLATE',
            'METRIC_LABELS', 'Style', 'scenario_style', 'loss_curves', 'accuracy_curves', 'training_curves',
-           'live_figure', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'sample_rows', 'manifest_samples',
-           'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram', 'auc_by_source']
+           'live_figure', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'data_uri', 'sample_rows',
+           'manifest_samples', 'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram',
+           'auc_by_source']
 
 # %% ../nbs/11_figures.ipynb #9113d555
 import base64
@@ -503,8 +504,11 @@ def overlay(
 _CELL, _GAP = 150, 0.06  # pixels a picture on screen; gap between pictures in cells
 
 
-def _data_uri(image: np.ndarray, side: int = 192) -> tuple[str, tuple[int, int]]:
-    "`image` as an embedded JPEG of at most `side` pixels, and its height and width."
+def data_uri(
+    image: np.ndarray,  # (H, W, 3) uint8, RGB
+    side: int = 192,  # at most so many pixels, else the picture is reduced
+) -> tuple[str, tuple[int, int]]:  # and its height and width
+    "A picture as an embedded JPEG."
     height, width = image.shape[:2]
     if max(height, width) > side:
         scale = side / max(height, width)
@@ -517,7 +521,7 @@ def _data_uri(image: np.ndarray, side: int = 192) -> tuple[str, tuple[int, int]]
 
 def _tile(image: np.ndarray, row: float, col: int, text: str) -> go.Image:
     "One picture in the unit square whose upper left corner is at (col, row)."
-    source, (height, width) = _data_uri(image)
+    source, (height, width) = data_uri(image)
     size = 1 - _GAP
     dx, dy = size / width, size / height
     place = dict(x0=col + dx / 2, y0=row + dy / 2, dx=dx, dy=dy)

@@ -6,8 +6,6 @@
 __all__ = ['FILES', 'Regions', 'Img2PoseNetwork', 'projected_points', 'References', 'pose_faces', 'read_references', 'Img2Pose']
 
 # %% ../nbs/05c_img2pose.ipynb #3f3bbadc
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +23,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_convert, clip_boxes_to_image
 
 from .crop import Face
 from .manifest import content_hash
-from .models import WeightsError
+from .models import WeightsError, read_state_dict
 from .segmentation import load_exactly
 
 # %% ../nbs/05c_img2pose.ipynb #24c2d0ac
@@ -231,19 +229,9 @@ def _published_state(
     path: Path,  # written by img2pose's training
 ) -> dict[str, torch.Tensor]:
     "The entry `fpn_model` of a checkpoint, by this network's names."
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors and was not opened") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable weights file ({error})") from error
-    state = content.get("fpn_model") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping):
-        told = [*content][:3] if isinstance(content, Mapping) else type(content).__name__
-        raise WeightsError(f"{path} has no entry 'fpn_model' as img2pose's files have, but {told}")
     names = {}
-    for key, value in state.items():
-        parts = key.removeprefix("module.").split(".")
+    for key, value in read_state_dict(path, "fpn_model").items():
+        parts = key.split(".")
         if parts[:2] == ["backbone", "fpn"] and len(parts) == 5:
             parts.insert(4, "0")  # inner_blocks.0.weight was renamed to inner_blocks.0.0.weight
         names[".".join(parts)] = value

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError',
            'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'usable_cores', 'did_you_mean',
-           'default_classes', 'Manifest', 'Finding', 'read_table', 'read_manifest', 'write_manifest', 'over_files',
-           'audit', 'validate', 'group_split', 'read_folders', 'read_released']
+           'default_classes', 'Manifest', 'Finding', 'read_table', 'manifest_root', 'read_manifest', 'write_manifest',
+           'over_files', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
 
 # %% ../nbs/00_manifest.ipynb #18a7306a
 import hashlib
@@ -360,6 +360,15 @@ def read_table(
     return table
 
 # %% ../nbs/00_manifest.ipynb #195fc850
+def manifest_root(
+    path: str | Path,  # of a manifest
+    root: str | Path | None = None,  # None or empty: CYBORG_DATA if set, else the manifest's folder
+) -> Path:  # absolute
+    "Where the paths of a manifest start from."
+    root = root or os.environ.get("CYBORG_DATA") or Path(path).parent
+    return Path(root).expanduser().resolve()
+
+
 def read_manifest(
     path: str | Path,  # .csv or .parquet
     root: str | Path | None = None,  # None: CYBORG_DATA if set, else the manifest's folder
@@ -367,8 +376,7 @@ def read_manifest(
 ) -> Manifest:
     "Read a manifest; ManifestError with all that the letters alone show to be wrong."
     table = _tidy_table(read_table(path), f"manifest {path}")
-    root = Path(root or os.environ.get("CYBORG_DATA") or Path(path).parent).expanduser().resolve()
-    manifest = Manifest(table, root, classes)
+    manifest = Manifest(table, manifest_root(path, root), classes)
     _refuse_if_any(f"manifest {path}", _lexical_findings(manifest))
     return manifest
 

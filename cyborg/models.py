@@ -156,8 +156,9 @@ class WeightsError(ValueError):
 
 def read_state_dict(
     path: str | Path,  # `.safetensors`, or a file written by `torch.save`
+    entry: str = "state_dict",  # that may hold the tensors, beside other things
 ) -> dict[str, torch.Tensor]:
-    "Tensors by name; a wrapping `state_dict` entry and a `module.` prefix are taken off."
+    "Tensors by name; a wrapping entry and a `module.` prefix are taken off."
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
@@ -177,9 +178,10 @@ def read_state_dict(
         raise WeightsError(
             f"{path}: not a readable weights file ({type(error).__name__} {error})".strip()
         ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    state = state.get(entry, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise WeightsError(f"{path}: wanted tensors by name, found {type(state).__name__}")
+        found = list(state)[:3] if isinstance(state, dict) else type(state).__name__
+        raise WeightsError(f"{path}: wanted tensors by name or in {entry!r}, found {found}")
     return {k.removeprefix("module."): v for k, v in state.items()}
 
 # %% ../nbs/05_models.ipynb #840d4bca

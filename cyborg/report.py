@@ -62,6 +62,7 @@ class ReportError(ValueError):
 # %% ../nbs/11a_report.ipynb #50af7ff9
 KEYS = ["data", "network", "scenario", "seed"]
 _TABLES = ("measures", "histories", "rocs", "reliability", "intervals")
+_LISTS = ("runs", "baselines", "problems")
 
 
 def read_tables(
@@ -73,7 +74,7 @@ def read_tables(
         near = sorted(str(p.parent) for p in folder.parent.glob("*/study.yaml"))
         there = f"; studies beside it: {', '.join(near)}" if near else ""
         raise ReportError(f"{folder} is no study folder: it has no study.yaml{there}")
-    files = [f"{name}.parquet" for name in _TABLES] + ["runs.csv"]
+    files = [f"{name}.parquet" for name in _TABLES] + [f"{name}.csv" for name in _LISTS]
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise ReportError(
             f"{folder} lacks {', '.join(missing)}: cyborg-study writes them when it ends, or "
@@ -81,10 +82,11 @@ def read_tables(
         )
     study = yaml.safe_load((folder / "study.yaml").read_text())
     tables = [pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES]
-    runs = pd.read_csv(folder / "runs.csv", keep_default_na=False)
+    lists = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in _LISTS)
+    runs, baselines, problems = lists
     if not len(tables[0]):
         raise ReportError(f"{folder} has no finished run: {_states(runs)}")
-    return StudyTables(folder, study, runs, *tables, _optional(folder), _problems(folder))
+    return StudyTables(folder, study, runs, *tables, baselines, problems["problem"].tolist())
 
 
 def _states(
@@ -93,24 +95,6 @@ def _states(
     "How many runs stand how."
     return ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items())
 
-
-def _optional(
-    folder: Path,
-) -> pd.DataFrame:  # empty where there is no baselines.csv
-    "The baselines of agreement."
-    path = folder / "baselines.csv"
-    columns = ["data", "cells", "reference", "source", "metric", "value", "n_images"]
-    empty = pd.DataFrame(columns=columns)
-    return pd.read_csv(path, keep_default_na=False) if path.is_file() else empty
-
-# %% ../nbs/11a_report.ipynb #d4ccbce2
-def _problems(
-    folder: Path,
-) -> list[str]:
-    "What `collect` could not read."
-    path = folder / "problems.csv"
-    return pd.read_csv(path)["problem"].tolist() if path.is_file() else []
-
 # %% ../nbs/11a_report.ipynb #746b80d9
 def provenance(
     tables: StudyTables,
@@ -118,7 +102,6 @@ def provenance(
     "How many runs and images stand behind the figures, and which code made them."
     rows = tables.measures
     runs, seeds = len(rows[KEYS].drop_duplicates()), rows["seed"].nunique()
-    images = sorted({int(n) for n in rows.loc[rows["measure"] == "n_images", "value"] if n == n})
     sources = rows["source"] == ""
     whole = rows[(rows["measure"] == "n_images") & sources]["value"].dropna().unique()
     images = sorted(f"{int(n):,}" for n in whole)
@@ -362,6 +345,9 @@ def difference_table(
     if not len(rows):
         sources = ", ".join(_measure(tables, measure)["source"].unique())
         raise ReportError(f"source is {source!r}, which has no values; there are {sources}")
+    if baseline not in (scenarios := rows["scenario"].unique().tolist()):
+        hint = did_you_mean(baseline, scenarios)
+        raise ReportError(f"no run of {baseline!r}, expected one of {', '.join(scenarios)}{hint}")
     return paired_table(rows, baseline, KEYS[:2])
 
 # %% ../nbs/11a_report.ipynb #bb782a61
@@ -533,6 +519,8 @@ def roc_by_generator(
     data = _order(tables, "data")[0] if data is None else data
     rocs = tables.rocs
     rocs = rocs[(rocs["data"] == data) & (rocs["network"] == network) & rocs["seen"].notna()]
+    if not len(rocs):
+        raise ReportError(f"no run of {network} on {data} is finished")
     seen = rocs.drop_duplicates("source").set_index("source")["seen"].astype(bool)
     names = sorted(seen.index, key=lambda name: (seen[name], name))
     panels = {
@@ -639,6 +627,8 @@ def _by_scenario(
 ) -> dict[str, list[pd.DataFrame]]:  # scenario -> a table a run
     "The runs of one network, by scenario."
     rows = table[(table["data"] == data) & (table["network"] == network)]
+    if not len(rows):
+        raise ReportError(f"no run of {network} on {data} is finished")
     groups = {name: rows[rows["scenario"] == name] for name in _order(tables, "scenario")}
     return {
         name: [run for _, run in group.groupby("seed")]
@@ -1092,7 +1082,7 @@ class Page:
         if callable(content):
             try:
                 content = content()
-            except (ReportError, FileNotFoundError, ValueError) as error:
+            except (ReportError, FileNotFoundError) as error:
                 content, text = None, f"{text} Not shown: {error}".strip()
         if isinstance(content, go.Figure):
             content = with_note(content, provenance(self.tables))

@@ -46,6 +46,7 @@ from cyborg.manifest import (
     atomic_path,
     data_root,
     did_you_mean,
+    manifest_root,
     over_files,
     read_manifest,
     runs_root,
@@ -420,9 +421,9 @@ def _places(
         places = dict(study.data[name])
     if not column:
         return places
-    root = places.get("root") or os.environ.get("CYBORG_DATA") or Path(places["manifest"]).parent
+    root = manifest_root(places["manifest"], places.get("root"))
     manifest = study.folder / "manifests" / f"{name}-{column}.csv"
-    return {"manifest": str(manifest), "root": str(Path(root).resolve())}
+    return {"manifest": str(manifest), "root": str(root)}
 
 
 def study_runs(

@@ -142,7 +142,7 @@ def test_wrong_files_name_what_differs(tmp_path):
         with pytest.raises(WeightsError, match="not a readable weights file"):
             read_cnndetection(path)
     torch.save({"model": torch.nn.Linear(1, 1)}, path)
-    with pytest.raises(WeightsError, match="unpickling it can run code"):
+    with pytest.raises(WeightsError, match="unpickling can run code"):
         read_cnndetection(path)
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         read_cnndetection(tmp_path / "absent.pth")
