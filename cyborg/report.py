@@ -343,7 +343,8 @@ def difference_table(
     rows = _measure(tables, measure, source)
     rows = rows[rows["value"].notna()]
     if not len(rows):
-        sources = ", ".join(_measure(tables, measure)["source"].unique())
+        there = _measure(tables, measure).dropna(subset="value")
+        sources = ", ".join(there["source"].unique())
         raise ReportError(f"source is {source!r}, which has no values; there are {sources}")
     if baseline not in (scenarios := rows["scenario"].unique().tolist()):
         hint = did_you_mean(baseline, scenarios)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +24,12 @@ from scipy.special import expit
 from test_training import write_faces
 
 from cyborg import measures
+from cyborg.audit import read_audit
 from cyborg.evaluation import METRICS
 from cyborg.models import make_network
 from cyborg.runner import LOG, REPORT, Outcome, run_state
 from cyborg.study import (
+    NOTEBOOK,
     StudyError,
     check_study,
     collect,
@@ -640,7 +644,7 @@ def test_slurm_jobs_hold_one_run_each():
 
 def test_the_command_trains_for_real(content, faces, tmp_path):
     content["settings"] |= {"epochs": 1, "batch_size": 4}
-    content |= {"seeds": 1, "scenarios": ["cyborg"]}
+    content |= {"seeds": 1, "scenarios": ["cyborg"], "robustness": 1}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
     environment = os.environ | {"CYBORG_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
     script = tmp_path / "command.py"  # what pip makes of an entry point
@@ -659,8 +663,32 @@ def test_the_command_trains_for_real(content, faces, tmp_path):
     collected = collect(study)
     assert set(METRICS) < set(collected.measures["measure"])
     assert len(collected.histories) == 1
+    check_what_a_report_needs(study, call, environment)
     wrong = subprocess.run(
         [*call[:2], "absent.yaml"], env=environment, capture_output=True, text=True
     )
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("cyborg-study: there is no study file absent.yaml")
+
+
+def check_what_a_report_needs(study, call, environment):
+    "Degraded images, the audit, tables collected anew, and the report of all that."
+    (run,) = study_runs(study)
+    degraded = pd.read_csv(run.config.folder / "robustness.csv")
+    assert {"jpeg_pil", "crop"} < set(degraded["degradation"]) and degraded["severity"].max() == 5
+    assert (run.config.folder / "salience.csv").is_file()
+    (name,) = study.data
+    assert len(read_audit(study.folder / "audit" / name).shortcuts)
+    (study.folder / "measures.parquet").unlink()
+    only = [*call, "--only_collect", "--no_audit"]
+    done = subprocess.run(only, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "running" not in done.stdout, done.stderr
+    given = {"folder": str(study.folder), "vector": False}
+    notebook, out = NOTEBOOK.with_name("report.ipynb"), study.folder / "report.ipynb"
+    papermill.execute_notebook(notebook, out, given, progress_bar=False)
+    text = (study.folder / "report" / "report.html").read_text()
+    for title in ("Table 1: AUC", "Robustness:", "Five measures", f"Audit: {name}"):
+        assert title in text
+    left_out = re.findall("Not shown: ([^<]*)", text)
+    lacking = "source is &#x27;macro_unseen&#x27;, which has no values; there are toy, pooled, "
+    assert set(left_out) == {lacking + "macro, macro_seen, worst"}  # no generator is new here
