@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def load(name):
     return module
 
 
-prepare, run = load("prepare"), load("run")
+prepare, run, results = load("prepare"), load("run"), load("results")
 FRONTAL = {  # on a 128 pixel picture: eyes 40 apart, mouth 40 below them
     "left_eye": np.array([44.0, 50.0]),
     "right_eye": np.array([84.0, 50.0]),
@@ -370,6 +371,31 @@ def test_results_are_read_from_run_folders(tmp_path):
     assert lines[1] == "| macro AUC unseen | 0.250 (1) |"  # only seed 0 has both
     assert text.startswith("Beware: made by several versions of the code, unknown (2 runs), c0de")
     assert (tmp_path / "results.md").read_text() == text
+
+
+def test_the_protocol_counts_unseen_sources_only(tmp_path):
+    base = {"p": [0.2, 0.4], "q": [0.6, 0.8], "few": [0.1, 0.1]}
+    better = {"easy": [0.9, 0.9], "even": [0.9]}  # 1, 1
+    worse = {"easy": [0.3, 0.3], "even": [0.5]}  # 0.5, 0.5
+    rows = []
+    for scenario, seed in product(("classical", "cyborg", "inverted"), (0, 1)):
+        folder = tmp_path / f"{scenario}{seed}"
+        folder.mkdir()
+        known = {"known": [0.9, 0.9] if seed else [0.1, 0.1]}  # of no account
+        scores = better if scenario == "cyborg" else worse
+        table = pa.Table.from_pandas(predictions(base | known | scores))
+        note = {NOTE: json.dumps({"classes": ["authentic", "synthetic"]})}
+        pq.write_table(table.replace_schema_metadata(note), folder / "predictions.parquet")
+        rows.append({"scenario": scenario, "seed": seed, "folder": folder})
+    runs = pd.DataFrame(rows)
+    found = results.run_rows(runs)
+    aucs = found[found["measure"] == "macro AUC"].set_index(["scenario", "seed"])["value"]
+    assert set(results.test_predictions(runs["folder"][0])["source"]) == {"p", "q", "easy", "even"}
+    assert aucs["classical"].tolist() == [0.5, 0.5] and aucs["cyborg"].tolist() == [1, 1]
+    table = results.primary(found, runs)
+    assert table["comparison"].tolist() == ["cyborg − classical", "cyborg − inverted"]
+    assert table["difference"].tolist() == [0.5, 0.5]
+    assert table["p_holm"].tolist() == [1.0, 1.0]  # two pairs: no p below 0.5
 
 
 def test_no_run_yet(tmp_path):

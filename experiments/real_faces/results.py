@@ -3,12 +3,11 @@
     python experiments/real_faces/results.py            of the finished runs, two minutes
     python experiments/real_faces/results.py --spectrum_alone   what the spectrum alone reaches, too
 
-A seed counts where all scenarios have finished it. The output is Markdown.
+A seed counts where all scenarios have finished it.
 """
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from fastcore.script import call_parse, store_true
 
@@ -79,13 +78,11 @@ def spectrum(
     return f"Spectrum alone, mean over {len(unseen)} unseen sources: {mean:.3f}"
 
 
-def markdown(
+def text(
     table: pd.DataFrame,
 ) -> str:
-    "A table as Markdown, numbers with three digits."
-    text = table.map(lambda v: f"{v:.3f}" if isinstance(v, float | np.floating) else str(v))
-    lines = [list(text), ["---"] * len(list(text)), *text.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    "A table to print, numbers with three digits."
+    return table.to_string(index=False, float_format="{:.3f}".format) + "\n"
 
 
 @call_parse
@@ -109,13 +106,13 @@ def main(
         name: means["mean", name].map("{:.3f}".format) + means["sd", name].map(" ± {:.3f}".format)
         for name in ("macro AUC", "CC")
     }
-    print(markdown(pd.DataFrame(cells).reset_index()) + "\n")
-    print(markdown(primary(rows, finished)) + "\n")
+    print(text(pd.DataFrame(cells).reset_index()))
+    print(text(primary(rows, finished)))
     aucs = rows[rows["measure"] == "macro AUC"]
     for baseline in ("classical", "cyborg"):
         others = paired_table(aucs, baseline)
         columns = ["scenario", "n", "difference", "low", "high", "p_sign_flip", "p_holm"]
-        print(f"Exploratory, against {baseline}:\n\n{markdown(others[columns])}\n")
+        print(f"Exploratory, against {baseline}:\n{text(others[columns])}")
     if spectrum_alone:
         data = study.data["ffhq140k"]
         print(spectrum(read_manifest(data["manifest"], data.get("root"))))
