@@ -90,12 +90,17 @@ def model_saliency(
     which: Which = "pred",  # whose map, see `class_weight`
     labels: torch.Tensor | None = None,  # (B,) int64, needed for `true`
 ) -> torch.Tensor:  # (B, h, w) in [0, 1]
-    "Model saliency s^(model) of section 5: each image's class activation map in [0, 1]."
+    """Model saliency s^(model) of section 5: each image's class activation map in [0, 1].
+
+    A network with an attention map has that in its place (section 6.4).
+    """
+    if output.attention is not None:
+        return min_max(output.attention)
     return min_max(class_map(output, network.head_weight, which, labels))
 
 # %% ../nbs/06_cam.ipynb #f477bdaf
 FeatureKind = Literal["cam", "gradcam", "hirescam", "layercam"]
-MapKind = Literal[FeatureKind, "input_gradient", "squared_gradient"]
+MapKind = Literal[FeatureKind, "input_gradient", "squared_gradient", "attention"]
 IMAGE_KINDS = ("input_gradient", "squared_gradient")  # these need a gradient down to the images
 
 
@@ -165,9 +170,17 @@ def model_map(
     labels: torch.Tensor | None = None,  # (B,) int64, needed for `true`
     images: torch.Tensor | None = None,  # (B, 3, S, S), needed for the kinds in `IMAGE_KINDS`
 ) -> torch.Tensor:  # (B, h, w) float32 or wider, unscaled
-    "A model map of any kind, differentiable; the cells are those of `output.features`."
+    """A model map of any kind, differentiable; the cells are those of `output.features`.
+
+    The map of an attention network is of no class and has cells of its own.
+    """
     if kind == "cam":
         return class_map(output, weight, which, labels)
+    if kind == "attention":
+        if output.attention is None:
+            raise ValueError("kind is 'attention', but this network has no attention map")
+        wide = torch.promote_types(output.attention.dtype, torch.float32)
+        return output.attention.to(wide)
     if kind not in get_args(MapKind):
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(get_args(MapKind))}")
     if kind in IMAGE_KINDS:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_BYTES', 'BACKGROUND', 'MAX_PIXELS', 'FORMATS', 'RULES', 'CHUNK', 'ImageError', 'Decoded', 'decode_image',
            'CacheError', 'Cache', 'open_cache', 'HumanMaps', 'open_maps', 'flip_choices', 'Batch', 'normalised',
-           'ImageDataset', 'EpochBatches', 'Loader', 'make_loader']
+           'ImageDataset', 'balanced_order', 'EpochBatches', 'Loader', 'make_loader']
 
 # %% ../nbs/04_data.ipynb #38bd8a10
 import hashlib
@@ -822,11 +822,13 @@ class ImageDataset(Dataset):
         seed: int = 0,  # of the flips
         cache: Cache | None = None,  # of these images or more; None opens the default one
         on_error: str = "raise",  # or "exclude": leave bad images out and list them
+        augment: Callable | None = None,  # (pixels, index, epoch) -> pixels, before mirroring
     ):
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is {flip!r}, expected a probability in [0, 1]")
         self.mean, self.std = _channels("mean", mean), _channels("std", std)
         self.flip, self.seed, self.epoch = float(flip), _whole("seed", seed, 0), 0
+        self.augment = augment
         self.cache = open_cache(manifest, size) if cache is None else cache
         if (self.cache.size, self.cache.root) != (size, manifest.root):
             raise ValueError(
@@ -867,6 +869,8 @@ def __getitems__(
         self._flips = (epoch, flip_choices(len(self), self.flip, self.seed, epoch))
     mirrored = self._flips[1][index]
     pixels = self.cache.gather(self._position[index])
+    if self.augment is not None:
+        pixels = self.augment(pixels, index, epoch)
     colours = pixels.view("V3")[..., 0]  # (B, S, S), a pixel as one item: mirrored 3 times as fast
     colours[mirrored] = colours[mirrored][:, :, ::-1]
     slot = self._slot[index]
@@ -908,6 +912,7 @@ def human(self: ImageDataset) -> np.ndarray:  # (n, h, w) float32 in [0, 1]
 def set_maps(
     self: ImageDataset,
     maps: np.ndarray,  # (n, h, w) in [0, 1], for example control maps
+    everywhere: bool = False,  # images without a human map get one, too
 ) -> None:
     "Train on these maps from now on"
     wanted = (len(self), *self._cells.shape[1:])
@@ -915,10 +920,25 @@ def set_maps(
         raise ValueError(f"maps has shape {maps.shape}, expected {wanted}")
     if not (maps.min() >= 0 and maps.max() <= 1):  # not, so that NaN is refused
         raise ValueError(f"maps lies in [{maps.min()}, {maps.max()}], expected [0, 1]")
-    self._slot = np.where(self.has_map, np.arange(len(self)), -1)
+    self._slot = np.where(self.has_map | everywhere, np.arange(len(self)), -1)
     self._cells = np.concatenate([maps, np.zeros_like(maps[:1])]).astype(np.float32)
 
 # %% ../nbs/04_data.ipynb #8600c72e
+def balanced_order(
+    labels: np.ndarray,  # (n,) int, each class at least once
+    rng: np.random.Generator,
+) -> np.ndarray:  # (C * m,) rows; m is the size of the largest class
+    "An order of rows in which the classes take turns"
+    classes, counts = np.unique(labels, return_counts=True)
+    m = counts.max()
+    turns = []
+    for label, count in zip(classes, counts, strict=True):
+        rows = np.flatnonzero(labels == label)
+        rounds = [rng.permutation(rows) for _ in range(-(-m // count))]
+        turns.append(np.concatenate(rounds)[:m])
+    return np.stack(turns, axis=1).ravel()
+
+# %% ../nbs/04_data.ipynb #0facdd4f
 class EpochBatches(Sampler):
     "Lists of (epoch, row) pairs, one list a batch"
 
@@ -933,10 +953,14 @@ class EpochBatches(Sampler):
         batch_size: int,
         shuffle: bool = False,  # True also merges a last batch of one
         seed: int = 0,
+        labels: np.ndarray | None = None,  # (n,), for a balanced order; None: rows as they come
     ):
-        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
-        self.starts = list(range(0, n, batch_size))
-        if shuffle and len(self.starts) > 1 and n % batch_size == 1:
+        self.n, self.shuffle, self.seed, self.epoch, self.labels = n, shuffle, seed, 0, labels
+        if labels is not None:
+            counts = np.unique(labels, return_counts=True)[1]
+            self.n = len(counts) * counts.max()
+        self.starts = list(range(0, self.n, batch_size))
+        if shuffle and len(self.starts) > 1 and self.n % batch_size == 1:
             self.starts.pop()
 
     @property
@@ -956,13 +980,15 @@ class EpochBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        order = np.arange(self.n)
-        if self.shuffle:
-            order = _stream(self.seed, epoch, _ORDER).permutation(self.n)
+        rng, order = _stream(self.seed, epoch, _ORDER), np.arange(self.n)
+        if self.labels is not None:
+            order = balanced_order(self.labels, rng)
+        elif self.shuffle:
+            order = rng.permutation(self.n)
         for start, stop in zip(self.starts, [*self.starts[1:], self.n], strict=True):
             yield [(epoch, row) for row in order[start:stop].tolist()]
 
-# %% ../nbs/04_data.ipynb #0facdd4f
+# %% ../nbs/04_data.ipynb #fefa9a50
 class Loader(DataLoader):
     "A `DataLoader` whose epoch can be set"
 
@@ -986,6 +1012,7 @@ def make_loader(
     seed: int = 0,  # of the order
     workers: int = 0,  # processes; batches are the same for any number of them
     context: str | None = None,  # "fork", "spawn" or "forkserver"; None is the system's
+    balanced: bool = False,  # all classes equally often, see `balanced_order`
 ) -> Loader:
     "Batches of a data set, the same for the same seed and epoch"
     least = 2 if shuffle else 1
@@ -994,9 +1021,10 @@ def make_loader(
     if len(dataset) < least:
         raise ValueError(f"dataset has {len(dataset)} images, expected at least {least}")
     own = torch.Generator().manual_seed(seed)  # else torch's global one would be drawn from
+    labels = np.asarray(dataset.manifest.labels) if balanced else None
     return Loader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed),
+        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed, labels),
         collate_fn=_as_it_is,
         num_workers=workers,
         persistent_workers=workers > 0,

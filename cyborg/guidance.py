@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MARKED', 'RULED_OUT', 'LEVELS', 'GUIDANCES', 'rrr', 'rrr_gradcam', 'energy', 'gradia', 'hint', 'res_threshold', 'res',
            'Imputation', 'blurred', 'entropy', 'fmmce', 'droid', 'hbcam', 'divisive', 'divisive_difference',
-           'divisive_contrast', 'pyramid', 'harmonisation', 'time_weights', 'Case', 'Guidance', 'guided_loss']
+           'divisive_contrast', 'pyramid', 'harmonisation', 'time_weights', 'Case', 'Guidance', 'attention_l1',
+           'guided_loss']
 
 # %% ../nbs/07a_guidance.ipynb #f01990cd
 import math
@@ -251,11 +252,20 @@ class Guidance(NamedTuple):
     which: Which | str = ""  # whose map; empty: as the run says
     needs_map: bool = True  # whether an image without a human map is left out
     needs_false: bool = False  # whether it looks at the false class, too
+    keeps_flat: bool = False  # whether a human map that is the same everywhere counts
 
 
 def _cyborg(case: Case) -> torch.Tensor:
     "The distance of the scaled maps."
     return DISTANCES[case.distance](min_max(case.maps), min_max(case.human.to(case.maps.dtype)))
+
+
+def attention_l1(
+    maps: torch.Tensor,  # (B, h, w), attention maps
+    human: torch.Tensor,  # (B, h, w) in [0, 1], neither is scaled
+) -> torch.Tensor:  # (B,)
+    "Mean absolute difference from the mask (Dang et al. 2020, supervised)."
+    return (maps - human).abs().mean((-2, -1))
 
 
 def _of_two(function: Callable) -> Callable[[Case], torch.Tensor]:
@@ -294,6 +304,9 @@ def _guidances() -> dict[str, Guidance]:
         "divisive_difference": Guidance(_of_three(divisive_difference, "distance"), apart, **false),
         "divisive_contrast": Guidance(_of_three(divisive_contrast), apart, **false),
         "harmonisation": Guidance(_of_two(harmonisation), "Fel et al. 2022", *at_pixels),
+        "attention": Guidance(
+            _of_two(attention_l1), "Dang et al. 2020", "attention", keeps_flat=True
+        ),
     }
 
 
@@ -329,7 +342,7 @@ def guided_loss(
     human = human.to(maps.dtype)
     false_maps = _false_maps(output, weight, kind, labels, images) if chosen.needs_false else None
     apart = chosen.term(Case(maps, human, distance, false_maps, imputation))  # (B,)
-    flat_human = has_map & is_flat(human) & chosen.needs_map
+    flat_human = has_map & is_flat(human) & chosen.needs_map & (not chosen.keeps_flat)
     mapped = (has_map & ~flat_human) | (not chosen.needs_map)
     flat = (mapped & is_flat(maps)).sum(), flat_human.sum()
     logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))

@@ -10,6 +10,7 @@ __all__ = ['PAPER_NETWORKS', 'SMALL_NETWORKS', 'NetworkError', 'timm_name', 'Out
 import difflib
 import math
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,7 @@ class Output(NamedTuple):
 
     logits: torch.Tensor  # (B, C)
     features: torch.Tensor  # (B, N, h, w), the tensor that is mean-pooled
+    attention: torch.Tensor | None = None  # (B, h', w'), of networks with an attention map
 
 
 class Network(nn.Module):
@@ -69,6 +71,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone, self.arch, self.size, self.map_size = backbone, arch, size, map_size
         self.one_logit = one_logit
+        self.attention: nn.Module | None = None  # see `cyborg.attention.add_attention`
         self.mean = tuple(backbone.pretrained_cfg["mean"])
         self.std = tuple(backbone.pretrained_cfg["std"])
 
@@ -76,11 +79,16 @@ class Network(nn.Module):
         self,
         images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`
     ) -> Output:
-        features = self.backbone.forward_features(images)  # (B, N, h, w)
+        with self._attending() as attention:
+            features = self.backbone.forward_features(images)  # (B, N, h, w)
         logits = self.backbone.forward_head(features)
         if self.one_logit:
             logits = torch.cat([-logits / 2, logits / 2], dim=1)
-        return Output(logits, features)
+        return Output(logits, features, *attention)
+
+    def _attending(self) -> AbstractContextManager[list[torch.Tensor]]:
+        "While it is open, features are weighed by the attention map, which is collected."
+        return nullcontext([]) if self.attention is None else self.attention.inserted(self.backbone)
 
     @property
     def head_weight(self) -> torch.Tensor:  # (C, N)

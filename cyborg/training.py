@@ -35,8 +35,18 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import cyborg
+from cyborg.attention import (
+    ATTENTIONS,
+    Templates,
+    add_attention,
+    appearance_model,
+    attention_place,
+    label_masks,
+    read_templates,
+)
 from .cam import IMAGE_KINDS, MapKind, Which
-from .data import Batch, ImageDataset, make_loader, open_cache
+from .cnndetection import RECIPE, BlurJpeg, PlateauSchedule
+from .data import Batch, ImageDataset, make_loader, open_cache, open_maps
 from .guidance import GUIDANCES, Imputation, guided_loss, time_weights
 from .loss import DISTANCES, LossParts, cyborg_loss
 from cyborg.manifest import (
@@ -77,22 +87,28 @@ class RunConfig:
     output_stride: int = 32  # pixels a map cell; 16 or 8 give finer maps where timm offers it
     one_logit: bool = False  # one output for two classes
     alpha: float = 0.5  # section 6.1: weight of the classification part; 1 is classical training
-    maps: str = "human"  # human, or a control: shuffled, other_class, inverted, mean, centre, ...
+    maps: str = "human"  # or a control: shuffled, other_class, inverted, mean, ...; or label
     which: str = "pred"  # whose map is compared with the human one: pred, true or difference
     distance: str = "mse"  # between the two maps: mse as released, l2 as printed, l1, kl, js, ...
     guidance: str = "cyborg"  # or another way to guide: rrr, hint, gradia, energy, droid, ...
     map_kind: str = "auto"  # model map: cam, gradcam, ...; auto: what the guidance's paper takes
     weighting: str = "fixed"  # alpha as it stands; dynamic (VISER); or time: by annotation time
     quirks: str = ""  # of the released code: released for all, or names with commas between them
+    attention: str = "none"  # or regression, appearance: a map by which features are weighed
+    templates: str = ""  # of attention appearance: a folder; empty: made from the human maps
     detach_weight: bool = False  # keep the saliency part from moving the last layer
     epochs: int = 50  # section 6.1
     batch_size: int = 20  # as released
-    lr: float = 0.005  # section 6.1: initial learning rate of SGD
+    optimizer: str = "sgd"  # section 6.1; or adam
+    schedule: str = "step"  # of the learning rate; plateau: by validation accuracy (CNNDetection)
+    lr: float = 0.005  # section 6.1: initial learning rate
     lr_step: int = 12  # section 6.1: epochs between steps of the learning rate
     lr_gamma: float = 0.1  # section 6.1: factor of each step
-    momentum: float = 0.9  # as released
+    momentum: float = 0.9  # of SGD, as released
     weight_decay: float = 1e-6  # as released
     flip: float = 0.0  # probability of mirroring a training image together with its map
+    blur_jpeg: float = 0.0  # probability of blur, and of JPEG, on a training image (CNNDetection)
+    balanced: bool = False  # show all classes equally often, smaller ones again and again
     ties: str = "last"  # of equal validation accuracies the last (as released) or first is kept
     seed: int = 0  # of initial weights, order, flips and control maps
     precision: str = "auto"  # fp32, bf16, or auto: bf16 where it pays
@@ -108,7 +124,8 @@ class RunConfig:
         "What the paper calls this kind of training."
         if self.alpha == 1:
             return "classical"
-        other = [n for n in (self.guidance, self.maps) if n not in ("cyborg", "human")]
+        guidance = self.attention if self.guidance == "attention" else self.guidance
+        other = [n for n in (guidance, self.maps) if n not in ("cyborg", "human")]
         return "-".join(other) or "cyborg"
 
     @property
@@ -135,6 +152,7 @@ def _check_types(config: RunConfig) -> None:
 _RANGES: dict[str, tuple[Callable, str]] = {
     "alpha": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     "flip": (lambda v: 0 <= v <= 1, "a probability from 0 to 1"),
+    "blur_jpeg": (lambda v: 0 <= v <= 1, "a probability from 0 to 1"),
     "epochs": (lambda v: v >= 1, "at least 1"),
     "batch_size": (lambda v: v >= 2, "at least 2, because batch norm needs two images"),
     "lr": (lambda v: v > 0, "above 0"),
@@ -149,7 +167,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "guidance": tuple(GUIDANCES),
     "map_kind": ("auto", *typing.get_args(MapKind)),
     "weighting": ("fixed", "dynamic", "time", "time_classification", "time_saliency"),
-    "maps": ("human", *CONTROL_KINDS),
+    "maps": ("human", *CONTROL_KINDS, "label"),
+    "attention": ATTENTIONS,
+    "optimizer": ("sgd", "adam"),
+    "schedule": ("step", "plateau"),
     "ties": ("last", "first"),
     "precision": ("auto", "fp32", "bf16"),
     "device": ("auto", "cpu"),
@@ -168,6 +189,7 @@ def _check_values(config: RunConfig) -> None:
                 f"expected one of {', '.join(allowed)}"
             )
     _check_guidance(config)
+    _check_attention(config)
     _check_quirks(config)
 
 # %% ../nbs/08_training.ipynb #dd394674
@@ -179,16 +201,32 @@ def _check_guidance(config: RunConfig) -> None:
             f"which is {config.which!r}, but guidance {config.guidance!r} takes the map of the "
             f"{guidance.which} class"
         )
-    own = "squared_gradient"
-    if config.map_kind != "auto" and (config.map_kind == own) != (guidance.kind == own):
-        seen = own if guidance.kind == own else "a map of one class"
+    own, asked = ("squared_gradient", "attention"), config.map_kind  # maps of no class
+    if asked not in ("auto", guidance.kind) and (asked in own or guidance.kind in own):
+        seen = guidance.kind if guidance.kind in own else "a map of one class"
         raise SettingsError(
             f"map_kind is {config.map_kind!r}, but guidance {config.guidance!r} looks at {seen}"
         )
 
 
+def _check_attention(config: RunConfig) -> None:
+    "Refuse an attention map without its loss, its loss without a map, and masks for a CAM."
+    if (config.attention != "none") != (config.guidance == "attention"):
+        raise SettingsError(
+            f"attention is {config.attention!r} and guidance {config.guidance!r}: attention "
+            "regression or appearance goes with guidance attention, and neither without the other"
+        )
+    if config.maps == "label" and config.attention == "none":
+        raise SettingsError(
+            "maps is 'label', masks that are the same everywhere, which no CAM can follow: they "
+            "go with attention regression or appearance"
+        )
+
+
 def _plain(config: RunConfig) -> bool:
     "Whether the loss is section 5's, as nearly all runs have it."
+    if config.guidance == "attention":
+        return False
     usual = config.guidance == "cyborg" and config.map_kind in ("auto", "cam")
     return (usual or config.alpha == 1) and config.weighting == "fixed"
 
@@ -232,6 +270,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 14,
         "lr": 0.05,  # random weights have farther to go
         "lr_step": 10,
+    },
+    "cnndetection": RECIPE,
+    "self_attention": {
+        "arch": "xception",
+        "weights": "none",  # as its authors' code has it
+        "attention": "regression",
+        "guidance": "attention",
+        "maps": "label",
+        "batch_size": 30,
+        "balanced": True,
+        "epochs": 100,
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "lr_step": 100,  # so it stays
+        "weight_decay": 1e-3,
     },
 }
 
@@ -376,11 +429,16 @@ def make_datasets(
             seed=config.seed,
             cache=open_cache(part, network.size),
         )
-        if config.maps != "human":
+        if config.maps == "label":
+            dataset.set_maps(label_masks(dataset.manifest.labels, network.map_size), True)
+        elif config.maps != "human":
             dataset.set_maps(
                 control_maps(dataset.human, config.maps, dataset.manifest.labels, config.seed)
             )
         datasets[split] = dataset
+    if config.blur_jpeg:
+        n = len(datasets["train"])
+        datasets["train"].augment = BlurJpeg(n, config.blur_jpeg, config.seed)
     needs_map = GUIDANCES[config.guidance].needs_map
     if config.alpha < 1 and needs_map and not datasets["train"].has_map.any():
         raise SettingsError(
@@ -492,7 +550,7 @@ def batch_loss(
         None if dynamic else config.alpha,
         config.which,
         config.distance,
-        "cyborg" if classical else config.guidance,
+        "cyborg" if classical and config.attention == "none" else config.guidance,
         "auto" if classical else config.map_kind,
         batch.image,
         getattr(network, "imputation", None),
@@ -592,22 +650,42 @@ class State:
 
     network: Network
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: torch.optim.lr_scheduler.LRScheduler | PlateauSchedule
     history: list[dict[str, float]]  # a row an epoch
 
     @property
     def epoch(self) -> int:  # epochs done
         return len(self.history)
 
+    @property
+    def finished(self) -> bool:
+        "Whether the schedule ended training before its last epoch."
+        return isinstance(self.scheduler, PlateauSchedule) and self.scheduler.finished
+
+    def next_epoch(
+        self,
+        row: dict[str, float],  # of the epoch that is done
+    ) -> None:
+        "Note an epoch and set the learning rate of the next."
+        self.history.append(row)
+        if isinstance(self.scheduler, PlateauSchedule):
+            self.scheduler.step(row["val_accuracy"])
+        else:
+            self.scheduler.step()
+
 
 def new_state(
     network: Network,
     config: RunConfig,
 ) -> State:
-    "SGD with a stepped learning rate (section 6.1)."
-    optimizer = torch.optim.SGD(
-        network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+    "The optimiser and schedule the settings ask for; SGD with steps is section 6.1."
+    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adam":
+        optimizer = torch.optim.Adam(network.parameters(), **options)
+    else:
+        optimizer = torch.optim.SGD(network.parameters(), momentum=config.momentum, **options)
+    if config.schedule == "plateau":
+        return State(network, optimizer, PlateauSchedule(optimizer), [])
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_step, config.lr_gamma)
     return State(network, optimizer, scheduler, [])
 
@@ -665,21 +743,20 @@ def fit(
     callbacks: Iterable[Callable[[pd.DataFrame], None]] = (),  # called with the history so far
     weights: torch.Tensor | None = None,  # (n,), of the training images, see `image_weights`
 ) -> None:
-    "Train until `config.epochs`, writing weights, checkpoint and history after each epoch."
+    "Train until `config.epochs` or the schedule's end, writing all there is after each epoch."
     network, optimizer = accelerator.prepare(state.network, state.optimizer)
     steps = len(loaders["train"]) + len(loaders["val"])
     progress = Progress(steps * config.epochs, done=steps * state.epoch)
-    while state.epoch < config.epochs:
+    while state.epoch < config.epochs and not state.finished:
         start, epoch = time.monotonic(), state.epoch + 1
         set_seed(config.seed, epoch)
-        row = {"epoch": epoch, "lr": state.scheduler.get_last_lr()[0]}
+        row = {"epoch": epoch, "lr": state.optimizer.param_groups[0]["lr"]}
         for split, stepping in (("train", optimizer), ("val", None)):
             loaders[split].set_epoch(epoch)
             batches = progress.watch(loaders[split], epoch)
             own = weights if split == "train" else None
             row |= run_epoch(network, batches, config, accelerator, precision, stepping, own)
-        state.scheduler.step()
-        state.history.append({**row, "seconds": round(time.monotonic() - start, 2)})
+        state.next_epoch({**row, "seconds": round(time.monotonic() - start, 2)})
         if accelerator.is_main_process:
             save_epoch(state, config, folder)
             progress.epoch(state.history[-1], config.epochs)
@@ -711,6 +788,36 @@ def save_epoch(
         pd.DataFrame(state.history).to_csv(temporary, index=False)
 
 # %% ../nbs/08_training.ipynb #1d047cfc
+def _templates(manifest: Manifest, network: Network, config: RunConfig) -> Templates | None:
+    "What an appearance model's maps are made of: published pictures or this data's human maps."
+    if config.attention != "appearance":
+        return None
+    cells = attention_place(network).cells
+    if config.templates:
+        return read_templates(config.templates, cells)
+    maps = open_maps(manifest.split("train"), cells)
+    try:
+        return appearance_model(maps.cells[maps.slot[maps.slot >= 0]])
+    except ValueError as error:
+        raise SettingsError(f"attention is 'appearance' and templates is empty: {error}") from error
+
+
+def _new_network(manifest: Manifest, config: RunConfig) -> Network:
+    "The network the settings ask for, with its initial weights."
+    network = make_network(
+        config.arch,
+        len(manifest.classes),
+        config.size,
+        config.weights,
+        config.seed,
+        config.output_stride,
+        config.one_logit,
+    )
+    return add_attention(
+        network, config.attention, _templates(manifest, network, config), config.seed
+    )
+
+# %% ../nbs/08_training.ipynb #ade7f54a
 def train(
     config: RunConfig,
     callbacks: Iterable[Callable[[pd.DataFrame], None]] = (),  # called with the history so far
@@ -724,15 +831,7 @@ def train(
     manifest = read_manifest(config.manifest, root=config.root or None)
     warnings = [finding.text for finding in validate(manifest)]
     image_weights(manifest.split("train").table, config)  # so that a missing column shows now
-    network = make_network(
-        config.arch,
-        len(manifest.classes),
-        config.size,
-        config.weights,
-        config.seed,
-        config.output_stride,
-        config.one_logit,
-    )
+    network = _new_network(manifest, config)
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, reason = choose_precision(network, accelerator.device)
     if config.precision != "auto":
@@ -748,7 +847,12 @@ def train(
         datasets = make_datasets(manifest, network, config)
         loaders = {
             split: make_loader(
-                dataset, config.batch_size, split == "train", config.seed, config.workers
+                dataset,
+                config.batch_size,
+                split == "train",
+                config.seed,
+                config.workers,
+                balanced=config.balanced and split == "train",
             )
             for split, dataset in datasets.items()
         }
@@ -837,6 +941,9 @@ def load_run(
         config.arch, len(classes), config.size, "none", 0, config.output_stride, config.one_logit
     )
     tensors = load_file(folder / "model.safetensors")
+    found = [tensors.get(f"attention.{name}") for name in Templates._fields]
+    templates = None if found[0] is None else Templates(*(tensor.numpy() for tensor in found))
+    add_attention(network, config.attention, templates)
     of_training = [name for name in tensors if name.startswith("imputation.")]  # of res_l
     network.load_state_dict({k: v for k, v in tensors.items() if k not in of_training})
     history = pd.read_csv(folder / "history.csv")

@@ -2,7 +2,6 @@
 the schedule against the released sequence of early stops."""
 
 import io
-import itertools
 
 import cv2
 import numpy as np
@@ -14,17 +13,14 @@ from torchvision.models import resnet50
 
 from cyborg.cnndetection import (
     RECIPE,
+    BlurJpeg,
     Draws,
     PlateauSchedule,
     augmented,
     blurred,
-    cnndetection_network,
-    cnndetection_optimizer,
     compressed,
-    cut,
     draw_augmentation,
     read_cnndetection,
-    training_view,
 )
 from cyborg.models import WeightsError
 from cyborg.training import RunConfig
@@ -85,19 +81,14 @@ def test_draws_have_the_published_distribution():
         draw_augmentation(1, 1.5, np.random.default_rng(1))
 
 
-def test_maps_are_cut_like_their_pictures():
-    batch = pictures(6, 12)
-    maps = batch[..., 0] / 255
-    view = training_view(batch, 8, 0.0, np.random.default_rng(3))
-    found = cut(maps, 8, view.corner, view.mirrored)
-    np.testing.assert_array_equal(found, view.pixels[..., 0] / 255)
-    for i, ((top, left), mirrored) in enumerate(zip(view.corner, view.mirrored, strict=True)):
-        wanted = batch[i, top : top + 8, left : left + 8]
-        np.testing.assert_array_equal(view.pixels[i], wanted[:, ::-1] if mirrored else wanted)
-    corners = training_view(pictures(300, 3), 2, 0.0, np.random.default_rng(0)).corner
-    assert set(map(tuple, corners)) == set(itertools.product((0, 1), repeat=2))  # all four places
-    with pytest.raises(ValueError, match="side is 13, expected 1 to 12"):
-        training_view(batch, 13, 0.5, np.random.default_rng(0))
+def test_the_augmentation_of_an_image_depends_on_seed_epoch_and_image_alone():
+    batch = pictures(6, 16)
+    rng = np.random.default_rng([5, 3, 2])
+    wanted = augmented(batch, draw_augmentation(6, 0.5, rng))
+    found = BlurJpeg(6, 0.5, seed=5)(batch, np.arange(6), epoch=3)
+    np.testing.assert_array_equal(found, wanted)
+    order = np.array([4, 1, 5])
+    np.testing.assert_array_equal(BlurJpeg(6, 0.5, 5)(batch[order], order, 3), wanted[order])
 
 
 # --- the network -------------------------------------------------------------------------------
@@ -109,7 +100,7 @@ def test_a_published_file_gives_the_logit_of_torchvisions_network(tmp_path):
     with torch.no_grad():
         original(torch.randn(4, 3, 64, 64))  # batch norms that have seen something
     path = tmp_path / "blur_jpg_prob0.1.pth"
-    optimiser = cnndetection_optimizer(original).state_dict()
+    optimiser = torch.optim.Adam(original.parameters()).state_dict()
     content = {"model": original.state_dict(), "optimizer": optimiser, "total_steps": 3}
     torch.save(content, path)
     network = read_cnndetection(path)
@@ -153,12 +144,6 @@ def test_its_settings_are_settings_of_a_run():
     assert (config.arch, config.batch_size, config.lr) == ("resnet50", 64, 1e-4)
 
 
-def test_the_last_layer_starts_narrow_and_from_its_seed():
-    one, same, other = (cnndetection_network("none", seed).head_weight for seed in (0, 0, 1))
-    torch.testing.assert_close(one, same, rtol=0, atol=0)
-    assert not torch.equal(one, other)
-
-
 # --- the schedule ------------------------------------------------------------------------------
 
 
@@ -185,7 +170,8 @@ def released(accuracies, patience=5, lr=1e-4):
 def test_the_schedule_stops_where_the_released_one_does(seed):
     rng = np.random.default_rng(seed)
     accuracies = np.minimum(0.5 + 0.001 * rng.integers(-2, 5, 200).cumsum(), 1).tolist()
-    schedule, rates = PlateauSchedule(cnndetection_optimizer(torch.nn.Linear(1, 1))), []
+    optimizer = torch.optim.Adam(torch.nn.Linear(1, 1).parameters(), lr=1e-4)
+    schedule, rates = PlateauSchedule(optimizer), []
     for accuracy in accuracies:
         if not schedule.step(accuracy):
             break

@@ -218,6 +218,9 @@ LITERAL = {
     "divisive_difference": literal_divisive_difference,
     "divisive_contrast": literal_divisive_contrast,
     "harmonisation": literal_harmonisation,
+    "attention": lambda m, h, *_: np.mean(
+        [abs(a - b) for a, b in zip(np.ravel(m), np.ravel(h), strict=True)]
+    ),
 }
 
 
@@ -247,7 +250,7 @@ def test_term_has_right_gradients_and_finite_ones_where_maps_are_flat(name):
         assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(set(GUIDANCES) - {"rrr", "energy"}))
+@pytest.mark.parametrize("name", sorted(set(GUIDANCES) - {"rrr", "energy", "attention"}))
 def test_scale_and_offset_of_the_model_map_do_not_matter(name):
     case = random_case(3)
     changed = case._replace(maps=3 * case.maps + 7, false_maps=3 * case.false_maps + 7)
