@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +37,11 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 import cyborg
+from .attention import COMPONENTS, Templates, add_attention, attention_place
 from .audit import study_audit, write_audit
 from .data import Batch
 from .demo import make_demo
+from .guidance import Imputation
 from cyborg.manifest import (
     Manifest,
     ManifestError,
@@ -159,7 +161,17 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "centre": {"alpha": 0.5, "maps": "centre"},
     "box": {"alpha": 0.5, "maps": "box"},
     "noise": {"alpha": 0.5, "maps": "noise"},
+    # Section 6.4: detectors of others, each on its own network with its own settings.
+    "cnndetection": {"alpha": 1.0, "preset": "cnndetection", "networks": ["resnet50"]},
+    "cnndetection_cyborg": {"alpha": 0.5, "preset": "cnndetection", "networks": ["resnet50"]},
+    "self_attention": {"preset": "self_attention", "networks": ["xception"]},  # masks by label
+    "self_attention_human": {
+        "preset": "self_attention",
+        "networks": ["xception"],
+        "maps": "human",
+    },
 }
+_OF_GRID = ("data", "map_column", "networks", "preset")  # of a scenario, and no setting of a run
 
 # %% ../nbs/10_study.ipynb #45215ddc
 @dataclass(frozen=True)
@@ -168,7 +180,7 @@ class Study:
 
     name: str  # of its folder
     networks: tuple[str, ...]  # names of the paper or of timm
-    scenarios: dict[str, dict[str, Any]]  # name -> settings of a run, `data` and `map_column`
+    scenarios: dict[str, dict[str, Any]]  # name -> settings of a run, and keys of `_OF_GRID`
     seeds: tuple[int, ...]  # one run each; scenarios are paired by them
     preset: str = "quick"  # a key of `PRESETS`
     data: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> manifest and root
@@ -249,9 +261,9 @@ def _read_seeds(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _read_networks(value: Any) -> tuple[str, ...]:
+def _read_networks(value: Any, what: str = "networks") -> tuple[str, ...]:
     "A list of names."
-    for name in _a(value, list, "networks", "a list of names"):
+    for name in _a(value, list, what, "a list of names"):
         _a(name, str, "a network", "a name")
     return tuple(value)
 
@@ -289,8 +301,10 @@ def _read_scenarios(value: Any) -> dict[str, dict[str, Any]]:
             _known("scenario", [name], tuple(SCENARIOS))
         if name in found:
             raise StudyError(f"scenarios lists {name!r} twice")
-        _known(f"setting of scenario {name}:", settings, (*SETTINGS, "data", "map_column"))
+        _known(f"setting of scenario {name}:", settings, (*SETTINGS, *_OF_GRID))
         found[name] = {**SCENARIOS.get(name, {}), **settings}
+        _read_networks(found[name].get("networks", ["any"]), f"networks of scenario {name}")
+        _known("preset", [found[name].get("preset", "quick")], tuple(PRESETS))
     return found
 
 # %% ../nbs/10_study.ipynb #7a36355f
@@ -430,17 +444,21 @@ def study_runs(
     study: Study,
 ) -> list[StudyRun]:
     "All runs of the grid with their settings; StudyError where a setting is impossible."
-    runs = []
+    runs, own_networks = [], [s.get("networks", ()) for s in study.scenarios.values()]
+    networks = dict.fromkeys([*study.networks, *chain(*own_networks)])
     for data, network, (scenario, given), seed in product(
-        _grid_data(study), study.networks, study.scenarios.items(), study.seeds
+        _grid_data(study), networks, study.scenarios.items(), study.seeds
     ):
-        own = {k: v for k, v in given.items() if k not in ("data", "map_column")}
+        if network not in given.get("networks", study.networks):
+            continue
+        own = {k: v for k, v in given.items() if k not in _OF_GRID}
         source = _stand_ins(given, study).get(data, data)
         decided = _places(study, source, given.get("map_column", ""))
         decided |= {"runs": str(study.folder), "arch": network, "seed": seed}
         decided["name"] = f"{data}-{network.replace('/', '_')}-{scenario}-seed{seed}"
         try:
-            config = preset_config(study.preset, {**study.settings, **own, **decided})
+            preset = given.get("preset", study.preset)
+            config = preset_config(preset, {**study.settings, **own, **decided})
         except SettingsError as error:
             raise StudyError(f"scenario {scenario}: {error}") from error
         runs.append(StudyRun(data, network, scenario, seed, config))
@@ -601,7 +619,7 @@ def check_study(
     seen = set()
     for run in runs:
         key = (run.config.manifest, run.scenario)
-        if run.config.alpha < 1 and key not in seen:
+        if run.config.alpha < 1 and run.config.maps != "label" and key not in seen:
             warnings.append(_check_maps(run, manifests[run.config.manifest], study.least_maps))
         seen.add(key)
         record = _record(run)
@@ -646,7 +664,12 @@ def _made_up(
 def _probed(config: RunConfig) -> Network:
     "The network of a run, with random weights."
     shape = (config.output_stride, config.one_logit)
-    return make_network(config.arch, 2, config.size, "none", 0, *shape)
+    network = make_network(config.arch, 2, config.size, "none", 0, *shape)
+    cells = attention_place(network).cells if config.attention != "none" else (1, 1)
+    blank = Templates(np.zeros(cells, np.float32), np.zeros((COMPONENTS, *cells), np.float32))
+    if config.guidance == "res_l":
+        network.imputation = Imputation()
+    return add_attention(network, config.attention, blank)
 
 # %% ../nbs/10_study.ipynb #dfbd76e0
 def run_seconds(
@@ -679,15 +702,16 @@ def run_seconds(
 
 def _cost_key(config: RunConfig) -> tuple:
     "What the time of a run depends on."
-    names = "manifest arch size output_stride epochs batch_size precision device"
-    return tuple(getattr(config, name) for name in names.split())
+    names = "manifest arch size output_stride epochs batch_size precision device attention"
+    key = tuple(getattr(config, name) for name in names.split())
+    return key if config.alpha == 1 else (*key, config.guidance, config.map_kind)
 
 # %% ../nbs/10_study.ipynb #3fa2a37b
 def estimate(
     study: Study,
     threads: int = 1,  # of each run
 ) -> pd.Series:  # seconds, on the index of `plan`
-    "Seconds each run will take, from one probe a manifest and network."
+    "Seconds each run will take, from one probe of each kind of step."
     runs, known = study_runs(study), {}
     manifests = _study_manifests(study, runs)
     for config in (run.config for run in runs):
