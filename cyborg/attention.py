@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIDDLE', 'COMPONENTS', 'ATTENTIONS', 'Place', 'attention_place', 'Attention', 'DirectRegression', 'Templates',
-           'appearance_model', 'read_templates', 'AppearanceModel', 'add_attention', 'label_masks', 'rename_attention',
-           'read_attention']
+           'appearance_model', 'blank_templates', 'read_templates', 'AppearanceModel', 'add_attention', 'label_masks',
+           'RolloutNetwork', 'rollout_network', 'rename_attention', 'read_attention']
 
 # %% ../nbs/06b_attention.ipynb #bcecec8d
 from collections.abc import Iterator
@@ -14,13 +14,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from sklearn.decomposition import PCA
+from timm.models.vision_transformer import VisionTransformer
 from timm.models.xception import Block, SeparableConv2d
 from torch import nn
 
-from .models import Network, make_network, read_state_dict
+from .cam import attended, attention_rollout
+from cyborg.models import (
+    Network,
+    NetworkError,
+    Output,
+    load_named_weights,
+    make_network,
+    read_state_dict,
+    timm_name,
+)
 from .saliency import is_flat
 from .segmentation import load_exactly
 
@@ -128,6 +139,12 @@ def appearance_model(
     return Templates(to_maps(model.mean_)[0], to_maps(model.components_))
 
 
+def blank_templates(network: Network) -> Templates:
+    "Templates of zeros, where others will be loaded over them."
+    cells = attention_place(network).cells
+    return Templates(np.zeros(cells, np.float32), np.zeros((COMPONENTS, *cells), np.float32))
+
+
 def read_templates(
     folder: str | Path,  # holds template0.png to template9.png
     cells: tuple[int, int],  # (h, w) wanted; larger pictures are cut to their upper left
@@ -169,7 +186,7 @@ class AppearanceModel(Attention):
         return self.mean + torch.einsum("bk,khw->bhw", weights, self.basis.to(weights.dtype))
 
 # %% ../nbs/06b_attention.ipynb #a6389e8e
-ATTENTIONS = ("none", "regression", "appearance")
+ATTENTIONS = ("none", "regression", "appearance")  # what `add_attention` takes
 
 
 def add_attention(
@@ -204,6 +221,46 @@ def label_masks(
     "All 0 for the first class, all 1 for the others: masks as Dang et al. have them."
     masks = (np.asarray(labels) > 0).astype(np.float32)
     return np.broadcast_to(masks[:, None, None], (len(masks), *cells)).copy()
+
+# %% ../nbs/06b_attention.ipynb #345c618f
+class RolloutNetwork(Network):
+    "A vision transformer whose map is its attention rollout."
+
+    def forward(
+        self,
+        images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`
+    ) -> Output:
+        logits, attentions, tokens = attended(self.backbone, images)
+        prefix = self.backbone.num_prefix_tokens
+        features = tokens[:, prefix:].transpose(1, 2).unflatten(2, self.map_size)
+        return Output(logits, features, attention_rollout(attentions, self.map_size, prefix))
+
+
+def rollout_network(
+    arch: str,  # a timm `VisionTransformer` with a class token
+    n_classes: int = 2,  # C
+    size: int = 0,  # input side, pixels; 0: the side its weights were trained at
+    weights: str = "imagenet",  # imagenet, none, package, or a file
+    seed: int = 0,  # of the random weights
+) -> RolloutNetwork:  # in eval mode, on the CPU
+    "A vision transformer ready to train."
+    name = timm_name(arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        side = {"img_size": size} if size else {}
+        try:
+            backbone = timm.create_model(name, num_classes=n_classes, **side).eval()
+        except (TypeError, AssertionError) as error:
+            raise NetworkError(f"size is {size}, which {arch} does not take: {error}") from error
+    if not isinstance(backbone, VisionTransformer) or backbone.cls_token is None:
+        kind = type(backbone).__name__
+        raise NetworkError(
+            f"attention is 'rollout', but {arch} is a {kind}, expected a VisionTransformer of timm "
+            "with a class token, for example vit_small_patch16_224"
+        )
+    load_named_weights(backbone, name, weights)
+    size = backbone.patch_embed.img_size[0]
+    return RolloutNetwork(backbone, arch, size, tuple(backbone.patch_embed.grid_size)).eval()
 
 # %% ../nbs/06b_attention.ipynb #99e16fc1
 def rename_attention(

@@ -208,6 +208,7 @@ class Attended(NamedTuple):
 
     logits: torch.Tensor  # (B, C)
     attentions: list[torch.Tensor]  # one a block, (B, heads, T, T), rows sum to 1
+    tokens: torch.Tensor  # (B, T, N), what the last block and its norm leave
 
 
 def attended(
@@ -224,7 +225,8 @@ def attended(
     for block in backbone.blocks:
         attentions.append(_attention(block.attn, block.norm1(tokens)))
         tokens = block(tokens)
-    return Attended(backbone.forward_head(backbone.norm(tokens)), attentions)
+    tokens = backbone.norm(tokens)
+    return Attended(backbone.forward_head(tokens), attentions, tokens)
 
 
 def _attention(layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -256,7 +258,8 @@ class _Pooled(nn.Module):
         self.network, self.pooled = network, nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.pooled(self.network.backbone.forward_features(images))
+        with self.network.attending():
+            features = self.pooled(self.network.backbone.forward_features(images))
         logits = self.network.backbone.forward_head(features)
         return torch.cat([-logits / 2, logits / 2], 1) if self.network.one_logit else logits
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_NETWORKS', 'SMALL_NETWORKS', 'NetworkError', 'timm_name', 'Output', 'Network', 'WeightsError',
-           'read_state_dict', 'load_weights', 'make_network']
+           'read_state_dict', 'load_weights', 'make_network', 'load_named_weights']
 
 # %% ../nbs/05_models.ipynb #0e33a887
 import difflib
@@ -79,14 +79,14 @@ class Network(nn.Module):
         self,
         images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`
     ) -> Output:
-        with self._attending() as attention:
+        with self.attending() as attention:
             features = self.backbone.forward_features(images)  # (B, N, h, w)
         logits = self.backbone.forward_head(features)
         if self.one_logit:
             logits = torch.cat([-logits / 2, logits / 2], dim=1)
         return Output(logits, features, *attention)
 
-    def _attending(self) -> AbstractContextManager[list[torch.Tensor]]:
+    def attending(self) -> AbstractContextManager[list[torch.Tensor]]:
         "While it is open, features are weighed by the attention map, which is collected."
         return nullcontext([]) if self.attention is None else self.attention.inserted(self.backbone)
 
@@ -276,7 +276,7 @@ def make_network(
     "A network ready to train: checked to pool, with its map size, normalisation and weights."
     name = timm_name(arch)
     backbone = _backbone(arch, name, n_classes, seed, output_stride, one_logit)
-    _load_by_name(backbone, name, weights)
+    load_named_weights(backbone, name, weights)
     size = size or backbone.pretrained_cfg["input_size"][-1]
     map_size = _map_size(backbone, size)
     if map_size is None:
@@ -312,7 +312,11 @@ def _backbone(arch, name, n_classes, seed, output_stride, one_logit) -> nn.Modul
     return backbone
 
 
-def _load_by_name(backbone: nn.Module, name: str, weights: str) -> None:
+def load_named_weights(
+    backbone: nn.Module,  # changed in place
+    name: str,  # timm's, of the model
+    weights: str,  # imagenet, none, package, or a file
+) -> None:
     "Fill `backbone` with the weights meant by the word or the file `weights`."
     if weights == "none":
         return

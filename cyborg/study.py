@@ -37,7 +37,6 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 import cyborg
-from .attention import COMPONENTS, Templates, add_attention, attention_place
 from .audit import study_audit, write_audit
 from .data import Batch
 from .demo import make_demo
@@ -70,7 +69,7 @@ from cyborg.measures import (
     run_stamp,
     scenario_intervals,
 )
-from .models import Network, NetworkError, make_network
+from .models import Network, NetworkError
 from cyborg.runner import (
     OUTCOME,
     REPORT,
@@ -84,6 +83,7 @@ from cyborg.training import (
     SETTINGS,
     RunConfig,
     SettingsError,
+    build_network,
     choose_precision,
     differing,
     new_state,
@@ -472,11 +472,10 @@ def _check_networks(runs: Sequence[StudyRun]) -> None:
     "Refuse networks that timm lacks or that have no class activation map, and missing weights."
     tried = set()
     for config in (run.config for run in runs):
-        shape = (config.size, config.output_stride, config.one_logit)
-        if (config.arch, *shape) not in tried:
-            size, stride, one_logit = shape
-            make_network(config.arch, 2, size, "none", 0, stride, one_logit)
-        tried.add((config.arch, *shape))
+        names = ("arch", "size", "output_stride", "one_logit", "attention")
+        if (shape := tuple(getattr(config, name) for name in names)) not in tried:
+            build_network(config, 2, "none")
+        tried.add(shape)
         if (
             config.weights not in ("imagenet", "none", "package")
             and not Path(config.weights).is_file()
@@ -663,13 +662,10 @@ def _made_up(
 
 def _probed(config: RunConfig) -> Network:
     "The network of a run, with random weights."
-    shape = (config.output_stride, config.one_logit)
-    network = make_network(config.arch, 2, config.size, "none", 0, *shape)
-    cells = attention_place(network).cells if config.attention != "none" else (1, 1)
-    blank = Templates(np.zeros(cells, np.float32), np.zeros((COMPONENTS, *cells), np.float32))
+    network = build_network(config, 2, "none")
     if config.guidance == "res_l":
         network.imputation = Imputation()
-    return add_attention(network, config.attention, blank)
+    return network
 
 # %% ../nbs/10_study.ipynb #dfbd76e0
 def run_seconds(

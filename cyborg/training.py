@@ -7,7 +7,7 @@ __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'ru
            'arithmetic_intensity', 'choose_precision', 'code_digest', 'provenance', 'write_json', 'differing',
            'make_datasets', 'Sums', 'image_weights', 'needs_image_gradient', 'batch_loss', 'run_epoch', 'span',
            'Progress', 'State', 'new_state', 'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed', 'save_epoch',
-           'train', 'run_folder', 'Run', 'load_run']
+           'build_network', 'train', 'run_folder', 'Run', 'load_run']
 
 # %% ../nbs/08_training.ipynb #d711135a
 import dataclasses
@@ -20,6 +20,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,8 +42,10 @@ from cyborg.attention import (
     add_attention,
     appearance_model,
     attention_place,
+    blank_templates,
     label_masks,
     read_templates,
+    rollout_network,
 )
 from .cam import IMAGE_KINDS, MapKind, Which
 from .cnndetection import RECIPE, BlurJpeg, PlateauSchedule
@@ -94,7 +97,7 @@ class RunConfig:
     map_kind: str = "auto"  # model map: cam, gradcam, ...; auto: what the guidance's paper takes
     weighting: str = "fixed"  # alpha as it stands; dynamic (VISER); or time: by annotation time
     quirks: str = ""  # of the released code: released for all, or names with commas between them
-    attention: str = "none"  # or regression, appearance: a map by which features are weighed
+    attention: str = "none"  # or regression, appearance; rollout: of a vision transformer
     templates: str = ""  # of attention appearance: a folder; empty: made from the human maps
     detach_weight: bool = False  # keep the saliency part from moving the last layer
     epochs: int = 50  # section 6.1
@@ -168,7 +171,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "map_kind": ("auto", *typing.get_args(MapKind)),
     "weighting": ("fixed", "dynamic", "time", "time_classification", "time_saliency"),
     "maps": ("human", *CONTROL_KINDS, "label"),
-    "attention": ATTENTIONS,
+    "attention": (*ATTENTIONS, "rollout"),
     "optimizer": ("sgd", "adam"),
     "schedule": ("step", "plateau"),
     "ties": ("last", "first"),
@@ -211,21 +214,41 @@ def _check_guidance(config: RunConfig) -> None:
 
 def _check_attention(config: RunConfig) -> None:
     "Refuse an attention map without its loss, its loss without a map, and masks for a CAM."
-    if (config.attention != "none") != (config.guidance == "attention"):
+    if config.quirks and config.attention != "none":
+        raise SettingsError(f"quirks is {config.quirks!r}, but the released code has no attention")
+    if config.attention == "rollout":
+        _check_rollout(config)
+    elif (config.attention != "none") != (config.guidance == "attention"):
         raise SettingsError(
             f"attention is {config.attention!r} and guidance {config.guidance!r}: attention "
             "regression or appearance goes with guidance attention, and neither without the other"
         )
-    if config.maps == "label" and config.attention == "none":
+    if config.maps == "label" and config.attention in ("none", "rollout"):
         raise SettingsError(
             "maps is 'label', masks that are the same everywhere, which no CAM can follow: they "
             "go with attention regression or appearance"
         )
 
 
+def _check_rollout(config: RunConfig) -> None:
+    "Refuse what a vision transformer lacks: maps of a class, other cells, and a single logit."
+    guidance = GUIDANCES[config.guidance]
+    if config.alpha < 1 and (guidance.kind != "cam" or guidance.which or guidance.needs_false):
+        raise SettingsError(
+            f"guidance is {config.guidance!r}, which looks at another map than attention rollout "
+            "or at one of a class; cyborg, rrr_gradcam, energy and the entropies go with it"
+        )
+    for name in ("map_kind", "which", "one_logit", "output_stride"):
+        if getattr(config, name) != getattr(RunConfig, name):
+            raise SettingsError(
+                f"{name} is {getattr(config, name)!r}, but attention rollout is of no class, and "
+                "its cells are the network's patches"
+            )
+
+
 def _plain(config: RunConfig) -> bool:
     "Whether the loss is section 5's, as nearly all runs have it."
-    if config.guidance == "attention":
+    if config.attention != "none":
         return False
     usual = config.guidance == "cyborg" and config.map_kind in ("auto", "cam")
     return (usual or config.alpha == 1) and config.weighting == "fixed"
@@ -529,6 +552,13 @@ def needs_image_gradient(config: RunConfig) -> bool:
     return (GUIDANCES[config.guidance].kind if kind == "auto" else kind) in IMAGE_KINDS
 
 
+def _kind_of_map(config: RunConfig) -> str:
+    "Kind of the model map in the loss; at alpha 1 it only says whether maps are flat."
+    if config.attention != "none":
+        return "attention"
+    return "auto" if config.alpha == 1 else config.map_kind
+
+
 def batch_loss(
     network: Network,  # bare, that gave `output`
     output: Output,
@@ -550,8 +580,8 @@ def batch_loss(
         None if dynamic else config.alpha,
         config.which,
         config.distance,
-        "cyborg" if classical and config.attention == "none" else config.guidance,
-        "auto" if classical else config.map_kind,
+        "cyborg" if classical else config.guidance,
+        _kind_of_map(config),
         batch.image,
         getattr(network, "imputation", None),
         None if config.weighting == "time_saliency" else weights,
@@ -788,10 +818,8 @@ def save_epoch(
         pd.DataFrame(state.history).to_csv(temporary, index=False)
 
 # %% ../nbs/08_training.ipynb #1d047cfc
-def _templates(manifest: Manifest, network: Network, config: RunConfig) -> Templates | None:
+def _templates(manifest: Manifest, config: RunConfig, network: Network) -> Templates:
     "What an appearance model's maps are made of: published pictures or this data's human maps."
-    if config.attention != "appearance":
-        return None
     cells = attention_place(network).cells
     if config.templates:
         return read_templates(config.templates, cells)
@@ -802,20 +830,20 @@ def _templates(manifest: Manifest, network: Network, config: RunConfig) -> Templ
         raise SettingsError(f"attention is 'appearance' and templates is empty: {error}") from error
 
 
-def _new_network(manifest: Manifest, config: RunConfig) -> Network:
+def build_network(
+    config: RunConfig,
+    n_classes: int,  # C
+    weights: str | None = None,  # None: as the settings say
+    templates: Callable[[Network], Templates] = blank_templates,  # for attention appearance
+) -> Network:  # in eval mode, on the CPU
     "The network the settings ask for, with its initial weights."
-    network = make_network(
-        config.arch,
-        len(manifest.classes),
-        config.size,
-        config.weights,
-        config.seed,
-        config.output_stride,
-        config.one_logit,
-    )
-    return add_attention(
-        network, config.attention, _templates(manifest, network, config), config.seed
-    )
+    weights = config.weights if weights is None else weights
+    first = (config.arch, n_classes, config.size, weights, config.seed)
+    if config.attention == "rollout":
+        return rollout_network(*first)
+    network = make_network(*first, config.output_stride, config.one_logit)
+    found = templates(network) if config.attention == "appearance" else None
+    return add_attention(network, config.attention, found, config.seed)
 
 # %% ../nbs/08_training.ipynb #ade7f54a
 def train(
@@ -831,7 +859,8 @@ def train(
     manifest = read_manifest(config.manifest, root=config.root or None)
     warnings = [finding.text for finding in validate(manifest)]
     image_weights(manifest.split("train").table, config)  # so that a missing column shows now
-    network = _new_network(manifest, config)
+    templates = partial(_templates, manifest, config)
+    network = build_network(config, len(manifest.classes), templates=templates)
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, reason = choose_precision(network, accelerator.device)
     if config.precision != "auto":
@@ -937,13 +966,10 @@ def load_run(
     record = json.loads((folder / "config.json").read_text())
     config = run_config(record["settings"])
     classes = tuple(record["provenance"]["classes"])
-    network = make_network(
-        config.arch, len(classes), config.size, "none", 0, config.output_stride, config.one_logit
-    )
     tensors = load_file(folder / "model.safetensors")
     found = [tensors.get(f"attention.{name}") for name in Templates._fields]
-    templates = None if found[0] is None else Templates(*(tensor.numpy() for tensor in found))
-    add_attention(network, config.attention, templates)
+    templates = lambda _: Templates(*(tensor.numpy() for tensor in found))  # noqa: E731
+    network = build_network(config, len(classes), "none", templates)
     of_training = [name for name in tensors if name.startswith("imputation.")]  # of res_l
     network.load_state_dict({k: v for k, v in tensors.items() if k not in of_training})
     history = pd.read_csv(folder / "history.csv")

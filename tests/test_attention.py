@@ -11,11 +11,20 @@ from test_training import history, same_run, settings, write_faces
 from torch.nn import functional as F
 
 from cyborg.attention import add_attention, attention_place, read_attention
+from cyborg.cam import min_max
 from cyborg.data import balanced_order
 from cyborg.evaluation import predict, read_maps
 from cyborg.manifest import read_manifest
 from cyborg.models import WeightsError, make_network
-from cyborg.training import PRESETS, SettingsError, load_run, make_datasets, run_config, train
+from cyborg.training import (
+    PRESETS,
+    SettingsError,
+    build_network,
+    load_run,
+    make_datasets,
+    run_config,
+    train,
+)
 
 # --- the published network ---------------------------------------------------------------------
 
@@ -280,6 +289,56 @@ def test_too_few_human_maps_for_an_appearance_model(faces, tmp_path):
     config = settings(faces.parent / "no_maps.csv", tmp_path, **changes)
     with pytest.raises(SettingsError, match="needs 2 maps that are not flat, got 0"):
         train(run_config(config))
+
+
+ROLLOUT = {"arch": "test_vit", "attention": "rollout", "size": 48, "epochs": 1, "flip": 0.0}
+
+
+def test_rollout_of_a_vision_transformer_is_trained_by_the_cyborg_loss(faces, tmp_path):
+    config = run_config(settings(faces, tmp_path, **ROLLOUT))
+    folder = train(config)
+    network = build_network(config, 2)
+    data = make_datasets(images_of(faces), network, config)["train"]
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([config.seed, 1, 0])))
+    order = rng.permutation(len(data))
+    optimizer = torch.optim.SGD(network.parameters(), config.lr, 0.9, weight_decay=1e-6)
+    network.train()
+    for rows in (order[:4], order[4:8], order[8:]):
+        batch = data.__getitems__([(1, row) for row in rows])
+        output = network(batch.image.contiguous(memory_format=torch.channels_last))
+        apart = (min_max(output.attention) - min_max(batch.human)).square().mean((1, 2))
+        loss = F.cross_entropy(output.logits, batch.label) / 2
+        loss = loss + (apart * batch.has_map).sum() / len(rows) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    run = load_run(folder)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(run.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+    predict(run.network, images_of(faces).split("test"), folder)
+    assert read_maps(folder).shape == (4, 3, 3)
+
+
+def test_classical_training_of_a_vision_transformer(faces, tmp_path):
+    folder = train(run_config(settings(faces, tmp_path, alpha=1.0, **ROLLOUT)))
+    rows = history(folder)
+    assert (rows["train_loss"] == rows["train_classification"]).all()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"guidance": "hint"}, "or at one of a class"),
+        ({"guidance": "rrr"}, "another map than attention rollout"),
+        ({"which": "true"}, "which is 'true'"),
+        ({"one_logit": True}, "one_logit is True"),
+        ({"maps": "label"}, "which no CAM can follow"),
+        ({"quirks": "released"}, "the released code has no attention"),
+    ],
+)
+def test_what_a_vision_transformer_lacks_is_refused(wrong, message):
+    with pytest.raises(SettingsError, match=message):
+        run_config({"manifest": "m.csv", "arch": "test_vit", "attention": "rollout", **wrong})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
