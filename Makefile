@@ -1,7 +1,7 @@
 # Every path is relative to this folder, whose own name may hold spaces.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv install train study explore annotate test lint clean
+.PHONY: help venv install train study systems explore annotate test lint clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,6 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make train     install what is missing, write the demo set, train classical and CYBORG on it'
 	@echo 'make study     install what is missing, run a small study (18 runs) on the demo set, write its report'
+	@echo 'make systems   run every system once on the demo set (about 20 minutes), write the report'
 	@echo 'make explore   look at the maps and images of the runs in the browser (of runs/quick, else runs/)'
 	@echo 'make annotate  collect human maps in the browser, on the demo set'
 	@echo 'make test      install what is missing, run all tests, every notebook among them'
@@ -92,6 +93,16 @@ train: venv
 	@echo 'executed notebooks:  report.ipynb in each; open with $(VENV)/bin/jupyter lab runs'
 
 # Two runs at a time on two cores: a library that spins on more threads than cores is ten times slower.
+systems: export CYBORG_RUNS := $(CURDIR)/runs
+systems: export OMP_NUM_THREADS := 1
+systems: venv
+	@$(PY) experiments/systems/prepare.py
+	@$(VENV)/bin/cyborg-study nbs/studies/systems.yaml
+	@echo; echo 'the report'
+	@$(VENV)/bin/papermill nbs/report.ipynb runs/systems/report.ipynb -p folder $(CURDIR)/runs/systems \
+	    --no-progress-bar --log-level ERROR
+	@echo 'report:    runs/systems/report/report.html, with figures/ and tables/ beside it'
+
 study: export CYBORG_RUNS := $(CURDIR)/runs
 study: export OMP_NUM_THREADS := 1
 study: venv

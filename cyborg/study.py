@@ -287,7 +287,21 @@ def _read_data(
     return found
 
 # %% ../nbs/10_study.ipynb #ed2fd373
-def _read_scenarios(value: Any) -> dict[str, dict[str, Any]]:
+def _with_places(
+    settings: dict[str, Any],
+    here: Path,  # folder of the study file
+) -> dict[str, Any]:
+    "Settings whose files are named from the study file on."
+    words = ("", "imagenet", "none", "package")
+    files = {
+        name: str((here / Path(settings[name]).expanduser()).resolve())
+        for name in ("weights", "templates")
+        if isinstance(settings.get(name), str) and settings[name] not in words
+    }
+    return {**settings, **files}
+
+
+def _read_scenarios(value: Any, here: Path) -> dict[str, dict[str, Any]]:
     "Scenarios by name; what the file says of one stands before what `SCENARIOS` says."
     entries = value.items() if isinstance(value, dict) else []
     for entry in _a(value, (list, dict), "scenarios", "a list of names") if not entries else ():
@@ -302,7 +316,7 @@ def _read_scenarios(value: Any) -> dict[str, dict[str, Any]]:
         if name in found:
             raise StudyError(f"scenarios lists {name!r} twice")
         _known(f"setting of scenario {name}:", settings, (*SETTINGS, *_OF_GRID))
-        found[name] = {**SCENARIOS.get(name, {}), **settings}
+        found[name] = _with_places({**SCENARIOS.get(name, {}), **settings}, here)
         _read_networks(found[name].get("networks", ["any"]), f"networks of scenario {name}")
         _known("preset", [found[name].get("preset", "quick")], tuple(PRESETS))
     return found
@@ -317,14 +331,16 @@ def make_study(
     _known("key", _a(content, dict, "a study", "keys and values"), _KEYS)
     if missing := [key for key in _NEEDED if key not in content]:
         raise StudyError(f"{' and '.join(missing)} missing; a study needs {', '.join(_NEEDED)}")
+    here = Path(here).resolve()
+    settings = _a(content.get("settings") or {}, dict, "settings", "settings by name")
     study = Study(
         name=_a(content["name"], str, "name", "a plain folder name"),
         networks=_read_networks(content["networks"]),
-        scenarios=_read_scenarios(content["scenarios"]),
+        scenarios=_read_scenarios(content["scenarios"], here),
         seeds=_read_seeds(content["seeds"]),
         preset=_a(content.get("preset", "quick"), str, "preset", "a name"),
-        data=_read_data(content.get("data"), Path(here).resolve()),
-        settings=_a(content.get("settings") or {}, dict, "settings", "settings by name"),
+        data=_read_data(content.get("data"), here),
+        settings=_with_places(settings, here),
         least_maps=_a(content.get("least_maps", 0.9), (int, float), "least_maps", "0 to 1"),
         robustness=_a(content.get("robustness", 0), int, "robustness", "a number of images"),
         runs=str(runs),
