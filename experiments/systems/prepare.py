@@ -22,7 +22,7 @@ from cyborg.segmentation import landmark_map, segment_manifest
 from cyborg.training import preset_config, train
 
 NETWORK = {"arch": "test_resnet", "weights": "none", "size": 160}
-MASKS = {"masks": 64, "cells": 5}  # of RISE; thousands as published, which is hours here
+MASKS = {"masks": 32, "cells": 5}  # of RISE; thousands as published, which is hours here
 
 
 class FaceRegions:
@@ -58,7 +58,7 @@ def main() -> None:
     sources = {"teacher": teacher_maps(teacher), "rise": teacher_maps(teacher, "rise", **MASKS)}
     for column, source in sources.items():
         folder = f"systems/{column}"
-        manifest = map_manifest(manifest, source, folder, ("train", "val"), column).manifest
+        manifest = map_manifest(manifest, source, folder, "train", column).manifest
     mentor = MentorConfig(**base, **NETWORK, runs=str(own), name="mentor", epochs=4, batch_size=20)
     encoder = train_autoencoder(mentor) / "encoder.safetensors"
     table = manifest.table.assign(seconds=annotation_seconds(demo).to_numpy())
