@@ -33,6 +33,7 @@ QUIRKS = {
     "unguarded": "a flat map, the model's or a human one, is divided by 0 and gives NaN",
     "last_batch": "an epoch may end with a batch of one image",
     "dropout": "Inception: torchvision's dropout of one half before its linear layer",
+    "score": "a test image's score is the sigmoid of the second logit, see `released_score`",
 }
 
 
@@ -151,6 +152,8 @@ def released_score(
 
     It is no monotone function of the softmax probability, so its AUC is another one.
     """
+    if logits.ndim != 2 or logits.shape[1] != 2:
+        raise ValueError(f"logits has shape {tuple(logits.shape)}, expected (B, 2)")
     return logits[:, 1].sigmoid()
 
 # %% ../nbs/07b_released.ipynb #f4ff5cfd

@@ -15,7 +15,20 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from cyborg.annotation import StudySettings, pairs_table, trials
-from cyborg.annotation_server import BODY_LIMIT, HEADERS, main, open_page, page_text, to_picture
+from cyborg.annotation_server import (
+    BODY_LIMIT,
+    HEADERS,
+    PREVIEW,
+    CrowdPage,
+    link_signature,
+    main,
+    open_page,
+    page_text,
+    signature,
+    signed_links,
+    to_picture,
+    turk_address,
+)
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest
 from cyborg.saliency import read_map
@@ -231,6 +244,134 @@ def test_a_full_disk_is_a_503_and_the_answer_can_be_sent_again(client):
     assert client.post("/api/answer", json=body, headers=headers).status_code == 200
 
 
+# --- links ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signed(client):
+    "The same study, to be entered by signed links alone."
+    page = client.page
+    closed = CrowdPage(page.store, page.manifest, page.encoded, "secret", page.side, signed=True)
+    with TestClient(closed.app()) as opened:
+        opened.store = page.store
+        yield opened
+
+
+def come(client, worker, code=None, **entry):
+    entry |= {} if code is None else {"signature": code}
+    body = json.dumps({"worker": worker, "consent": True, "entry": entry})
+    return client.post("/api/enter", content=body.encode())
+
+
+def test_a_signed_link_opens_the_study(signed):
+    [link] = signed_links(signed.store, ["A1"], "https://x.example")
+    given = dict(part.split("=") for part in link.removeprefix("https://x.example/?").split("&"))
+    reply = come(signed, given["worker"], given["signature"])
+    assert reply.status_code == 200
+    again = come(signed, given["worker"], given["signature"])
+    assert again.json()["token"] == reply.json()["token"]
+
+
+def bad_signatures(store):
+    good, study, secret = link_signature(store, "A1"), store._value("pairs"), store._value("secret")
+    return {
+        "none": None,
+        "empty": "",
+        "truncated": good[:-1],
+        "longer": good + "A",
+        "first changed": ("B" if good[0] == "A" else "A") + good[1:],
+        "another worker's": link_signature(store, "A2"),
+        "another study's": signature("A1", "0" * len(study), secret),
+        "another secret's": signature("A1", study, "0" * len(secret)),
+        "other letters": good.swapcase(),
+        "a surrogate": "\ud800",
+        "very long": "A" * 100_000,
+        "none of ASCII": "é" * 43,
+    }
+
+
+def test_forged_signatures_are_refused_and_store_nobody(signed):
+    for name, code in bad_signatures(signed.store).items():
+        reply = come(signed, "A1", code)
+        assert reply.status_code == 403 and "not made for this" in reply.json()["error"], name
+    for worker in ("A1 ", "a1", "\ud800", ["A1"], {"a": 1}, None, ""):
+        assert come(signed, worker, link_signature(signed.store, "A1")).status_code in (400, 403)
+    assert signed.store.counts()["subjects"] == 0
+
+
+def test_one_stores_signature_is_worth_nothing_in_another(signed, tmp_path, unlike):
+    settings = StudySettings(answers=3, trials=8, practice=1, attention_every=8)
+    shared = unlike.root.parent / "pictures"
+    page = open_page(unlike, tmp_path / "other.sqlite", 12, settings, shared, 128)
+    assert page.store._value("pairs") == signed.store._value("pairs")  # the very same study
+    assert come(signed, "A1", link_signature(page.store, "A1")).status_code == 403
+    page.store.close()
+
+
+def test_open_recruitment_needs_no_signature(client):
+    assert come(client, "5f1Prolific").status_code == 200
+    assert come(client, "A2", "forged").status_code == 200  # what nobody asks for is not looked at
+
+
+def test_signed_and_guests_exclude_each_other(client):
+    page = client.page
+    with pytest.raises(ValueError, match="guests have no link"):
+        CrowdPage(page.store, page.manifest, page.encoded, "x", guests=True, signed=True)
+
+
+def test_a_preview_stores_nothing(client):
+    reply = come(client, "A1", assignmentId=PREVIEW, turkSubmitTo="https://www.mturk.com")
+    assert reply.status_code == 403 and "accept the task" in reply.json()["error"]
+    assert client.page.store.counts()["subjects"] == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [
+        ("https://www.mturk.com", "https://www.mturk.com/mturk/externalSubmit"),
+        ("https://workersandbox.mturk.com/x?y", "https://workersandbox.mturk.com"),
+        ("https://www.mturk.com.evil.org", ""),
+        ("https://evilmturk.com", ""),
+        ("https://evil.org/.mturk.com", ""),
+        ("https://evil.org#.mturk.com", ""),
+        ("https://evil.org\\.mturk.com", ""),
+        ("https://www.mturk.com@evil.org", ""),
+        ("https://evil@www.mturk.com", ""),
+        ("https://www.mturk.com:8443", ""),
+        ("https://www.mturk.com:x", ""),
+        ("https://[", ""),
+        ("http://www.mturk.com", ""),
+        ("javascript:alert(1)//.mturk.com", ""),
+        ("", ""),
+    ],
+)
+def test_assignments_are_sent_to_mechanical_turk_alone(client, address, wanted):
+    reply = come(client, "A1", assignmentId="3X", turkSubmitTo=address).json()["submit"]
+    assert reply.startswith(wanted) if wanted else reply == ""
+    assert turk_address({"turkSubmitTo": address}) == ""
+
+
+def test_command_prints_links(tmp_path, unlike, capsys):
+    from cyborg.manifest import write_manifest
+
+    path = write_manifest(unlike, unlike.root / "all.csv")
+    (tmp_path / "workers.txt").write_text("ann\nbob\n")
+    options = dict(manifest=str(path), root=str(unlike.root), split="", pairs=8, trials=4, side=64)
+    options |= {"store": str(tmp_path / "s.sqlite"), "practice": 0, "attention_every": 0}
+    links = str(tmp_path / "workers.txt")
+    main(**options, signed=True, links=links, page_url="https://x.example")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("&")[0] for line in lines] == [
+        "https://x.example/?worker=ann",
+        "https://x.example/?worker=bob",
+    ]
+    (tmp_path / "workers.txt").write_text("<b>")
+    with pytest.raises(SystemExit, match="worker id '<b>'"):
+        main(**options, links=links)
+    with pytest.raises(SystemExit, match="guests have no link"):
+        main(**options, signed=True, guests=True)
+
+
 # --- administrator ---------------------------------------------------------------------------
 
 
@@ -261,7 +402,7 @@ def test_admin_exports(client, tmp_path):
     assert all(reply.status_code == 200 for reply in got.values())
     assert len(pd.read_parquet(io.BytesIO(got["annotations.parquet"].content))) == 20
     archive = zipfile.ZipFile(io.BytesIO(got["maps.zip"].content))
-    assert "annotated/manifest.csv" in archive.namelist()
+    assert {"annotated/manifest.csv", "annotated/annotations.parquet"} <= {*archive.namelist()}
     archive.extractall(tmp_path / "maps")
     table = pd.read_csv(tmp_path / "maps/annotated/manifest.csv", keep_default_na=False)
     named = table.loc[table["map"] != "", "map"]
@@ -316,4 +457,5 @@ def test_static_files_are_there():
 
     here = Path(cyborg.__file__).parent / "static"
     wanted = {"brush.js", "brush.css", "study.js", "study.css", "study.html", "admin.js"}
+    wanted |= {"drop.js", "drop.css"}
     assert wanted | {"admin.html"} == {path.name for path in here.iterdir()}

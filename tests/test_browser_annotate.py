@@ -3,6 +3,7 @@ browser receives tells the answer, and no error reaches the console."""
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -328,6 +329,50 @@ def test_a_link_without_a_worker_id_or_with_markup(page, server):
     page.wait_for_selector("#notice:has-text('worker id')")
     page.goto(f"{server.url}/?workerId=A1&assignmentId=ASSIGNMENT_ID_NOT_AVAILABLE")
     page.wait_for_selector("text=This is a preview")
+    page.wait_for_selector("#preview:has-text('arrow keys move the brush')")  # the instructions
+    assert page.locator("input, button").count() == 0
+    assert "A1" not in set(stored(server)["subject"])
+
+
+def finish_by_hand(server, worker):
+    """All trials of a subject without a browser."""
+
+    def ask(path, body=None, token=""):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(server.url + path, data)
+        request.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return json.load(reply)
+
+    token = ask("/api/enter", {"worker": worker, "consent": True})["token"]
+    mark = {"points": [[30, 30, 0.5]], "radius": 8, "erase": False}
+    while not (trial := ask("/api/trial", token=token))["done"]:
+        body = {"trial": trial["trial"], "choice": "left", "seconds": 3}
+        ask("/api/answer", body | {"strokes": {"left": [mark], "right": []}}, token)
+    return trial["code"]
+
+
+def test_a_finished_assignment_is_submitted_to_mechanical_turk(page, server):
+    code, sent = finish_by_hand(server, "TURKER"), []
+
+    def take(route):
+        sent.append((route.request.method, route.request.url, route.request.post_data))
+        route.fulfill(body="thank you", content_type="text/html")
+
+    page.context.route("https://*.mturk.com/**", take)
+    place = "turkSubmitTo=https%3A%2F%2Fworkersandbox.mturk.com"
+    page.goto(f"{server.url}/?workerId=TURKER&assignmentId=3X&hitId=H&{place}")
+    page.check("#agree")
+    page.click("#start")
+    page.click("#begin")
+    page.wait_for_selector("text=thank you")
+    [(method, url, data)] = sent
+    assert (method, url) == ("POST", "https://workersandbox.mturk.com/mturk/externalSubmit")
+    assert data == f"assignmentId=3X&code={code}"
+    page.goto(f"{server.url}/?workerId=TURKER&assignmentId=3X&turkSubmitTo=https%3A%2F%2Fevil.org")
+    page.wait_for_selector("#code")
+    assert page.locator("form").count() == 0 and len(sent) == 1
+    assert not page.errors
 
 
 # --- JupyterLab ------------------------------------------------------------------------------

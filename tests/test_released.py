@@ -1,13 +1,21 @@
 """The released step, written literally from its description, against ours; its files read."""
 
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
 from test_training import settings, write_faces
 from torch import nn
 from torchvision import models
 
 from cyborg.data import Batch
+from cyborg.evaluation import predict, read_predictions, score_table
+from cyborg.manifest import Manifest, read_manifest, read_released, validate, write_manifest
 from cyborg.models import WeightsError, make_network
 from cyborg.released import (
     QUIRKS,
@@ -19,6 +27,7 @@ from cyborg.released import (
     set_dropout,
     unguarded_loss,
 )
+from cyborg.saliency import human_map, stroke_mask, write_map
 from cyborg.training import RunConfig, SettingsError, load_run, run_config, run_epoch, train
 
 SIZES = {"resnet50": 40, "densenet121": 64, "inception_v3": 107, "xception": 40}
@@ -186,3 +195,72 @@ def test_an_unknown_quirk_is_refused_early():
         RunConfig("m.csv", quirks="hok")
     with pytest.raises(SettingsError, match="unguarded.*is the released loss"):
         RunConfig("m.csv", quirks="released", guidance="hint")
+
+
+# --- the sample images of the released repository -----------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("CYBORG_FACES") or ROOT.parent / "shared" / "data" / "faces")
+SAMPLES = REAL / "synthetic" / "cyborg_repo"
+
+
+def released_world(folder: Path) -> list[Path]:
+    "The ten samples and ten photographs in the released folders, lists and maps."
+    fake = sorted(SAMPLES.glob("*.png"))
+    real = sorted((REAL / "authentic" / "ffhq_lago").iterdir())[: len(fake)]
+    lists = {"original.csv": [], "progan_aligned.csv": []}
+    for i, pair in enumerate(zip(real, fake, strict=True)):
+        for number, (word, image) in enumerate(zip(("Real", "Synthetic"), pair, strict=True)):
+            where = "train/original_data" if i < 5 else "val" if i < 7 else "test"
+            parts = f"{where}/{number}_{('real', 'fake')[number]}"
+            parts += ("/ffhq_aligned", "/progan_aligned")[number] * (where == "test")
+            name = f"{parts}/p1_{i}_real.png" if word == "Real" else f"{parts}/{image.name}"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(image) as picture:
+                picture.resize((224, 224)).save(folder / name)
+            split = "test" if where != "train/original_data" else "train"
+            rows = lists["progan_aligned.csv" if where == "test" else "original.csv"]
+            rows.append(f"{split},{word},/{name}\n")
+            if split == "train":  # maps have the name of their image
+                marks = stroke_mask([np.array([[60 + 9 * i, 90], [150, 120]])], (224, 224), 20)
+                write_map(folder / "train" / "heatmaps" / Path(name).name, human_map(marks[None]))
+    for name, rows in lists.items():
+        (folder / name).write_text("".join(rows))
+    return [folder / name for name in lists]
+
+
+@pytest.mark.skipif(
+    not SAMPLES.is_dir(), reason=f"needs the ten sample images: there is no {SAMPLES}"
+)
+def test_the_ten_sample_images_go_through(tmp_path):
+    root = tmp_path / "Data"
+    training, testing = released_world(root)
+    parts = [read_released(training, root, maps="train/heatmaps")]
+    parts.append(read_released(testing, root, test="test"))
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    manifest = Manifest(table, root, parts[0].classes)
+    assert manifest.table.groupby(["split", "label"]).size().to_dict() == {
+        **{("train", "authentic"): 5, ("train", "synthetic"): 5},
+        **{("val", "authentic"): 2, ("val", "synthetic"): 2},
+        **{("test", "authentic"): 3, ("test", "synthetic"): 3},
+    }
+    assert (manifest.table["map"] != "").tolist() == (manifest.table["split"] == "train").tolist()
+    assert not [found for found in validate(manifest) if found.refuse]
+    write_manifest(manifest, tmp_path / "manifest.csv")
+    own = {"root": str(root), "arch": "resnet18", "size": 64, "epochs": 1, "batch_size": 10}
+    own |= {"quirks": "released", "precision": "fp32", "distance": "mse", "flip": 0.0}
+    folder = train(run_config(settings(tmp_path / "manifest.csv", tmp_path / "runs", **own)))
+    run = load_run(folder)
+    assert np.isfinite(run.history["train_loss"]).all() and len(run.history) == 1
+    again = read_manifest(tmp_path / "manifest.csv", root)
+    found = read_predictions(predict(run.network, again.split("test"), folder))
+    assert found.attrs["settings"]["score"] == "released" and found.attrs["excluded"] == {}
+    wanted = [1 / (1 + np.exp(-z)) for z in found["logit_1"].astype(float)]
+    np.testing.assert_allclose(found["score"], wanted, rtol=1e-12)
+    aucs = score_table(found).set_index("source").loc["progan_aligned"]
+    pairs = [
+        (own > other) + (own == other) / 2
+        for own in found.loc[found["label"] == "synthetic", "logit_1"]
+        for other in found.loc[found["label"] == "authentic", "logit_1"]
+    ]
+    assert aucs["released"] == pytest.approx(np.mean(pairs))

@@ -11,14 +11,20 @@ import pytest
 import yaml
 
 from cyborg import report
+from cyborg.manifest import Manifest
 from cyborg.report import (
     Page,
     ReportError,
     StudyTables,
     accuracy_figure,
     agreement_figure,
+    annotator_table,
     difference_figure,
     difference_table,
+    frozen_by_generator,
+    frozen_figure,
+    frozen_roc_by_generator,
+    frozen_table,
     grid_table,
     main_table,
     mean_map_figure,
@@ -30,9 +36,11 @@ from cyborg.report import (
     roc_by_generator,
     roc_panels,
     run_tables,
+    systems_table,
     write_page,
 )
 from cyborg.saliency import RunningMean
+from cyborg.scorers import FROZEN, fuse_into, write_scores
 
 KEYS = ["data", "network", "scenario", "seed"]
 AUCS = {"classical": (0.6, 0.62, 0.64), "cyborg": (0.7, 0.74, 0.78)}
@@ -247,3 +255,149 @@ def test_a_folder_that_is_none_or_not_collected_is_refused(tmp_path):
         read_tables(tmp_path / "quik")
     with pytest.raises(ReportError, match="lacks measures.parquet.*only_collect"):
         read_tables(tmp_path / "quick")
+
+
+# --- frozen systems, and single annotators ------------------------------------------------------
+
+
+def collected(folder: Path) -> Path:
+    "A study folder with the tables of `make_tables`."
+    made = make_tables(folder)
+    folder.mkdir(exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(made.study))
+    for name in ("measures", "histories", "rocs", "reliability", "intervals"):
+        getattr(made, name).to_parquet(folder / f"{name}.parquet")
+    for name in ("runs", "baselines"):
+        getattr(made, name).to_csv(folder / f"{name}.csv", index=False)
+    pd.DataFrame({"problem": made.problems}).to_csv(folder / "problems.csv", index=False)
+    return folder
+
+
+def frozen_images(n=40) -> Manifest:
+    "Test images of two cameras' generators, without files."
+    sources = np.repeat(["camera", "new", "old"], n)
+    table = pd.DataFrame({"source": sources, "split": "test", "map": "", "subject": ""})
+    table["label"] = np.where(table["source"] == "camera", "authentic", "synthetic")
+    table["image"] = [f"{i}.png" for i in range(len(table))]
+    return Manifest(table, Path(), ("authentic", "synthetic"))
+
+
+def add_frozen(study: Path, data: str, shifts: dict, manifest=None) -> Path:
+    "Systems whose synthetic images score higher by a shift."
+    manifest, home = manifest or frozen_images(), study / FROZEN / data
+    rng, synthetic = np.random.default_rng(0), frozen_images().table["label"] == "synthetic"
+    for name, shift in shifts.items():
+        logits = rng.normal(size=len(synthetic)) + shift * synthetic
+        note = {"name": name, "seen": ["old"] * (name == "left"), "manifest": manifest.digest}
+        note |= {"scorer": {"kind": "onnx", "file": "ab" * 32}}
+        seen = note["seen"]
+        write_scores(manifest, logits[: len(manifest)], home / name, note, seen=seen)
+    return home
+
+
+@pytest.fixture(scope="module")
+def with_frozen(tmp_path_factory):
+    study = collected(tmp_path_factory.mktemp("study") / "trial")
+    home = add_frozen(study, "faces", {"left": -0.5, "right": 0.0, "lone": 2.0})
+    fuse_into(frozen_images(), ["left", "right"], home / "pair")
+    add_frozen(study, "videos", {"left": 3.0})
+    return read_tables(study)
+
+
+def literal_auc(folder: Path, source: str) -> float:
+    rows = pd.read_parquet(folder / "predictions.parquet")
+    low = rows.loc[rows["source"] == "camera", "score"]
+    own = rows.loc[rows["source"] == source, "score"]
+    return float(np.mean([[(a > b) + (a == b) / 2 for b in low] for a in own]))
+
+
+def test_frozen_systems_stand_beside_the_networks(with_frozen):
+    home = with_frozen.folder / FROZEN / "faces"
+    table = systems_table(with_frozen).text
+    for name in ("left", "right", "lone", "pair"):
+        auc = literal_auc(home / name, "new")
+        assert table.loc[f"{name}, frozen", "new"] == f"{auc:.3f}"
+    assert table.loc["left, frozen", "old"].endswith(" †")  # it was trained on it
+    assert not table.loc["right, frozen", "old"].endswith("†")
+    assert table.loc["resnet50, cyborg", "new"] == "0.740 ± 0.040"
+    first = main_table(with_frozen).text
+    assert set(first.index.get_level_values("network")) == {"resnet50", "xception", "lone", "pair"}
+    assert first.loc[("lone", "new")].tolist()[:2] == ["–", "–"]
+    assert first.loc[("resnet50", "new"), "frozen"] == "–"
+    assert first.loc[("xception", "new")].tolist() == ["0.620 ± 0.020", "no data", "–"]
+    assert ("pair", "old (seen)") in first.index  # a member saw it
+    assert ("lone", "old") in first.index
+    assert main_table(with_frozen, others=False).text.columns.tolist() == ["classical", "cyborg"]
+    assert provenance(with_frozen).endswith("; 5 frozen systems")
+
+
+def test_frozen_figures_show_members_and_fusion(with_frozen):
+    figure = frozen_figure(with_frozen)
+    names = [t.name.split(":")[0] for t in figure.data if t.meta == "system"]
+    assert names == ["left", "right", "pair", "lone"]
+    assert [note.text for note in figure.layout.annotations] == [
+        "pair (2 members)",
+        "single systems",
+    ]
+    widths = {t.name.split(":")[0]: t.line.width for t in figure.data if t.meta == "system"}
+    assert widths["pair"] > widths["left"]
+    lone = next(t for t in figure.data if (t.name or "").startswith("lone"))
+    rows = pd.read_parquet(with_frozen.folder / FROZEN / "faces" / "lone" / "predictions.parquet")
+    low = np.sort(rows.loc[rows["label"] == "authentic", "score"])[::-1]
+    at = np.isclose(lone.x, 0.5).argmax()  # at half of the false alarms
+    true = (rows.loc[rows["label"] == "synthetic", "score"] >= low[len(low) // 2 - 1]).mean()
+    assert lone.y[at] == pytest.approx(true, abs=0.02)
+    own = frozen_figure(with_frozen, "videos")
+    assert "videos" in own.layout.title.text
+    with pytest.raises(ReportError, match="no frozen system on 'face'.*did you mean 'faces'"):
+        frozen_figure(with_frozen, "face")
+    dots = [t for t in frozen_by_generator(with_frozen).data if t.meta == "system"]
+    assert len(dots) == 4 and dots[0].error_x.array[0] > 0
+    panels = frozen_roc_by_generator(with_frozen)
+    assert [note.text for note in panels.layout.annotations] == ["new", "old"]
+    assert len(frozen_table(with_frozen)) == 5
+
+
+def test_what_was_never_trained_says_so(with_frozen, tables):
+    with pytest.raises(ReportError, match="lone is a frozen system: it was not trained here"):
+        accuracy_figure(with_frozen, "lone")
+    with pytest.raises(ReportError, match="no frozen system: the study folder has none"):
+        frozen_figure(tables)
+    assert "lone" not in grid_table(with_frozen).text.index.get_level_values("network")
+    assert len(roc_panels(with_frozen).layout.annotations) == 2  # a panel a trained network
+
+
+def test_other_test_images_are_told(tmp_path):
+    study = collected(tmp_path / "trial")
+    add_frozen(study, "faces", {"lone": 1.0})
+    run = study / read_tables(study).runs["name"][0]
+    part = frozen_images()
+    part = Manifest(part.table.iloc[:-1], part.root, part.classes)
+    for manifest, told in ((frozen_images(), 0), (part, 1)):
+        note = {"name": "run", "manifest": manifest.digest}
+        write_scores(manifest, np.zeros(len(manifest)), run, note)
+        problems = [text for text in read_tables(study).problems if "other test images" in text]
+        assert len(problems) == told
+    assert "faces/lone" in problems[0]
+
+
+def test_people_are_beside_the_networks(tables, tmp_path):
+    rows = tables.runs[tables.runs["state"] == "finished"][KEYS]
+    rows = rows.merge(pd.DataFrame({"metric": ["cc", "kl"], "ceiling": [0.7, 0.4]}), "cross")
+    rows = rows.assign(model=0.1 * rows["seed"], mean_map=0.3, n_images=9, n_annotators=20)
+    study = collected(tmp_path / "trial")
+    assert read_tables(study).annotators is None
+    rows.assign(reason="").to_csv(study / "annotators.csv", index=False)
+    found = read_tables(study)
+    text = annotator_table(found).text
+    assert text.loc[("resnet50", "CC")].tolist() == ["0.700", "0.300"] + ["0.100 ± 0.100"] * 2
+    assert text.loc[("xception", "KL")].tolist()[-1] == "no data"
+    figure = agreement_figure(found, target="annotator")
+    assert "9 images, 20 maps" in figure.layout.title.subtitle.text
+    assert [round(t.y[0], 6) for t in figure.data if t.meta == "mean"] == [0.1] * 3
+    lacking = pd.DataFrame([{"data": "faces", "reason": "no marks"}], columns=[*rows, "reason"])
+    lacking.to_csv(study / "annotators.csv", index=False)
+    with pytest.raises(ReportError, match="faces: no marks"):
+        agreement_figure(read_tables(study), target="annotator")
+    with pytest.raises(ValueError, match="target is 'people', expected one of map, annotator"):
+        agreement_figure(found, target="people")

@@ -2,6 +2,7 @@
 that is written in those keys, files that do not fit, and scores that are read like a run's."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,20 +15,27 @@ from torch.nn import functional as F
 from cyborg.demo import make_demo
 from cyborg.evaluation import METRICS, PredictionsError, auc_table, read_predictions
 from cyborg.manifest import Manifest, content_hash
-from cyborg.measures import measured
+from cyborg.measures import VALIDATION, measured
 from cyborg.models import WeightsError
 from cyborg.scorers import (
     DEEPFAKE_DETECTORS,
+    FROZEN,
     DeepfakeDetector,
     Preprocessing,
     Scorer,
     deepfake_scorer,
     ensemble_table,
+    fuse_into,
     fused,
     huggingface_scorer,
     log_odds,
+    make_scorer,
     network_input,
     onnx_scorer,
+    predicted_with,
+    read_frozen,
+    score_frozen,
+    score_into,
     score_manifest,
     torchscript_scorer,
 )
@@ -454,3 +462,118 @@ def test_fusion_is_by_image_not_by_row():
 def test_settings_are_json(tmp_path):
     path = onnx_file(tmp_path / "same.onnx", (1, 3, 1, 1), (1, 3, 1, 1))
     assert json.loads(json.dumps(onnx_scorer(path, Preprocessing(1)).settings))["size"] == 1
+
+
+# --- systems of a study ------------------------------------------------------------------------
+
+
+class Contrast(nn.Module):
+    "One logit from the upper or the lower half of a picture."
+
+    def __init__(self, lower: bool):
+        super().__init__()
+        self.lower = lower
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = x[:, :, 16:] if self.lower else x[:, :, :16]
+        return half.std((1, 2, 3)).unsqueeze(1) * 4 - 1
+
+
+@pytest.fixture(scope="module")
+def declared(tmp_path_factory):
+    "Two TorchScript networks, an ONNX network and two ensembles, as a study file says it."
+    folder = tmp_path_factory.mktemp("networks")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated")
+        for name, lower in (("upper", False), ("lower", True)):
+            torch.jit.save(torch.jit.script(Contrast(lower)), folder / f"{name}.pt")
+    onnx_file(folder / "mean.onnx", (1, 3, 8, 8), (1, 1, 1, 1), b"ReduceMean")
+    scripted = {"kind": "torchscript", "size": 32, "trusted": True}
+    entries = {name: scripted | {"path": f"{name}.pt"} for name in ("upper", "lower")}
+    entries["mean"] = {"kind": "onnx", "path": "mean.onnx", "size": 8, "seen": ["iris"]}
+    entries["all"] = {"fusion": ["upper", "lower", "mean"]}
+    return folder, {"halves": {"fusion": ["upper", "lower"]}} | entries
+
+
+def test_frozen_systems_from_files_to_tables(demo, declared, tmp_path):
+    here, entries = declared
+    home = tmp_path / FROZEN / "demo"
+    paths = score_frozen(entries, demo, home, here)
+    assert [path.parent.name for path in paths[-2:]] == ["halves", "all"]  # after their members
+    stamps = [path.stat().st_mtime_ns for path in paths]
+    assert [p.stat().st_mtime_ns for p in score_frozen(entries, demo, home, here)] == stamps
+    tables = {name: read_predictions(home / name) for name in entries}
+    odds = {n: (t["logit_1"] - t["logit_0"]).to_numpy(float) for n, t in tables.items()}
+    wanted = [sum(odds[n][i] for n in ("upper", "lower", "mean")) / 3 for i in range(len(odds))]
+    np.testing.assert_allclose(odds["all"][: len(wanted)], wanted, atol=1e-6)
+    for name in entries:
+        inner = read_predictions(home / name / VALIDATION)
+        assert set(inner["split"]) == {"val"} and set(tables[name]["split"]) == {"test"}
+    assert predicted_with(home / "upper")["scorer"]["file"] == content_hash(here / "upper.pt")
+    assert predicted_with(home / "halves")["seen"] == []
+    assert predicted_with(home / "all")["seen"] == ["iris"]
+    combinations = pd.read_csv(home / "all" / "ensembles.csv")
+    best = auc_table(tables["all"]).set_index("source")["auc"]["pooled"]
+    assert combinations.set_index("members")["auc"]["upper+lower+mean"] == pytest.approx(best)
+    found = read_frozen(tmp_path)
+    assert found.problems == [] and sorted(found.systems["network"]) == sorted(entries)
+    members = found.systems.set_index("network")["members"]
+    assert members["halves"] == "upper+lower" and members["upper"] == ""
+    aucs = found.measures.query("measure == 'auc' and source == 'pooled'").set_index("network")
+    assert aucs["value"]["all"] == pytest.approx(best) and set(aucs["scenario"]) == {FROZEN}
+    trained = found.measures.query("network == 'mean' and measure == 'auc' and source == 'iris'")
+    assert trained["seen"].tolist() == [True]
+    temperature = found.measures.query("measure == 'temperature'")["value"]
+    assert temperature.notna().all()  # from the validation images
+    (home / "upper" / "predictions.parquet").write_bytes(b"torn")
+    again = read_frozen(tmp_path)
+    assert "upper" not in set(again.systems["network"]) and "frozen/demo/upper" in again.problems[0]
+
+
+def test_an_interrupted_system_is_told_and_goes_on(demo, tmp_path):
+    home = tmp_path / FROZEN / "demo" / "bright"
+    validation = len(demo.split("val"))
+    with pytest.raises(KeyboardInterrupt):
+        score_into(scorer(Counted(validation + 5)), demo, home, batch_size=3, shard_size=3)
+    (problem,) = read_frozen(tmp_path).problems
+    assert "frozen/demo/bright" in problem
+    rest = Counted()
+    score_into(scorer(rest), demo, home, batch_size=3, shard_size=3)
+    assert rest.n == len(demo.split("test")) - 3  # validation and one shard were there
+    assert read_frozen(tmp_path).problems == []
+    with pytest.raises(PredictionsError, match="scorer differ"):
+        score_into(scorer(Counted(), side=2), demo, home)
+
+
+def test_a_fusion_wants_members_of_the_same_images(demo, tmp_path):
+    for name, manifest in (("a", demo), ("b", demo.split("test"))):
+        score_into(scorer(Counted()), manifest, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nothing to fuse in .*absent"):
+        fuse_into(demo, ["a", "absent"], tmp_path / "both")
+    with pytest.raises(FileNotFoundError, match="validation"):
+        fuse_into(demo, ["a", "b"], tmp_path / "both")  # one without validation images
+    fuse_into(demo.split("test"), ["a", "b"], tmp_path / "both")
+    with pytest.raises(PredictionsError, match="scorer differ"):
+        fuse_into(demo.split("test"), ["a"], tmp_path / "both")
+    part = Manifest(demo.split("test").table.iloc[:-1], demo.root, demo.classes)
+    with pytest.raises(PredictionsError, match="scores of other images"):
+        fuse_into(part, ["a", "b"], tmp_path / "other")
+    with pytest.raises(ValueError, match="members is empty"):
+        fuse_into(demo, [], tmp_path / "other")
+    with pytest.raises(ValueError, match="no test images"):
+        score_into(scorer(Counted()), demo.split("train"), tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "entry, text",
+    [
+        ({"path": "x"}, "kind is None"),
+        ({"kind": "onxx", "path": "x"}, "did you mean 'onnx'"),
+        ({"kind": "onnx", "size": 8}, "onnx lacks path"),
+        ({"kind": "deepfake", "path": "x", "size": 8}, "deepfake has no 'size'"),
+        ({"kind": "torchscript", "path": "x", "size": 8, "layer": 1}, "has no 'layer'"),
+    ],
+)
+def test_a_declaration_that_does_not_fit_is_refused(entry, text):
+    with pytest.raises(ValueError, match=text):
+        make_scorer(entry)

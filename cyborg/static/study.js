@@ -10,7 +10,7 @@ const kept = {
   set: (key, value) => { try { localStorage.setItem(`cyborg:${key}`, JSON.stringify(value)); } catch { /* full or forbidden */ } },
   drop: (key) => { try { localStorage.removeItem(`cyborg:${key}`); } catch { /* forbidden */ } },
 };
-let token = "";
+let token = "", submit = "";
 
 const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 const notice = (text) => { document.getElementById("notice").textContent = text; };
@@ -54,6 +54,8 @@ async function call(path, body) {
   }
 }
 
+const isPreview = () => parameters.get("assignmentId") === "ASSIGNMENT_ID_NOT_AVAILABLE";
+
 function workerId(guests) {
   const given = parameters.get("PROLIFIC_PID") || parameters.get("workerId") || parameters.get("worker");
   if (given || !guests) return given;
@@ -64,9 +66,14 @@ function workerId(guests) {
 
 async function consent(texts, worker) {
   const text = make("div", { className: "text", innerHTML: texts.consent });
-  const preview = parameters.get("assignmentId") === "ASSIGNMENT_ID_NOT_AVAILABLE";
-  if (preview || !worker) {
-    const why = preview ? "This is a preview. Accept the task to take part." : "This link lacks a worker id. Please use the link you were given.";
+  if (isPreview()) {
+    const why = "This is a preview: nothing is stored. Accept the task to take part.";
+    const instructions = make("div", { className: "text", id: "preview", innerHTML: texts.instructions });
+    show(make("p", { className: "hint", textContent: why }), text, instructions);
+    await new Promise(() => {});
+  }
+  if (!worker) {
+    const why = "This link lacks a worker id. Please use the link you were given.";
     show(text, make("p", { className: "hint", textContent: why }));
     await new Promise(() => {});
   }
@@ -80,7 +87,7 @@ async function consent(texts, worker) {
 async function enter(worker) {
   const entry = Object.fromEntries(parameters);
   const entered = await call("api/enter", { worker, entry, consent: true });
-  token = entered.token;
+  ({ token, submit } = entered);
   return entered;
 }
 
@@ -183,15 +190,26 @@ function finish(end) {
   document.getElementById("progress").hidden = true;
   const code = make("p", {}, make("span", { className: "code", id: "code", textContent: end.code }));
   const parts = [make("h2", { textContent: "Thank you" }), make("p", { textContent: "All your answers are stored. Your completion code:" }), code];
+  const form = submit && turkForm(end.code);
+  if (form) parts.push(form);
   if (end.url) parts.push(make("p", {}, make("a", { href: end.url, textContent: "Return to where you came from" })));
   show(...parts);
+  if (form) form.submit();
+}
+
+// Mechanical Turk takes an assignment as done when this form reaches it. The button is there in case it did not.
+function turkForm(code) {
+  const fields = { assignmentId: parameters.get("assignmentId"), code };
+  const hidden = Object.entries(fields).map(([name, value]) => make("input", { type: "hidden", name, value }));
+  const again = make("button", { type: "submit", className: "main", id: "turk", textContent: "Submit to Mechanical Turk" });
+  return make("form", { method: "post", action: submit }, ...hidden, again);
 }
 
 async function run() {
   const texts = await call("api/texts");
   document.title = texts.title;
   document.getElementById("title").textContent = texts.title;
-  const worker = workerId(texts.guests);
+  const worker = isPreview() ? "" : workerId(texts.guests);
   const returning = worker && kept.get("agreed") === worker;
   if (!returning) await consent(texts, worker);
   await enter(worker);
