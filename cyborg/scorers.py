@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['GIVES', 'DEEPFAKE_DETECTORS', 'FROZEN', 'MOST_MEMBERS', 'KINDS', 'log_odds', 'Preprocessing', 'network_input',
            'Scorer', 'onnx_scorer', 'torchscript_scorer', 'huggingface_scorer', 'DeepfakeDetector', 'published_key',
-           'deepfake_scorer', 'cnndetection_scorer', 'write_scores', 'score_manifest', 'fused', 'ensemble_table',
-           'score_into', 'predicted_with', 'fuse_into', 'make_scorer', 'score_frozen', 'FrozenTables', 'read_frozen']
+           'deepfake_scorer', 'cnndetection_scorer', 'run_scorer', 'attention_scorer', 'write_scores', 'score_manifest',
+           'fused', 'ensemble_table', 'score_into', 'predicted_with', 'fuse_into', 'make_scorer', 'score_frozen',
+           'FrozenTables', 'read_frozen']
 
 # %% ../nbs/09f_scorers.ipynb #22e74a66
 import json
@@ -34,6 +35,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from . import __version__
+from .attention import read_attention
 from .cnndetection import read_cnndetection
 from .crop import onnx_network
 from .data import ImageError, decode_image
@@ -56,8 +58,9 @@ from cyborg.manifest import (
     usable_cores,
 )
 from .measures import VALIDATION, Measured, remembered
-from .models import WeightsError, read_state_dict
+from .models import Network, WeightsError, read_state_dict
 from .segmentation import load_exactly
+from .training import load_run
 
 # %% ../nbs/09f_scorers.ipynb #350f1d0d
 GIVES = ("logits", "probabilities")
@@ -410,6 +413,45 @@ def cnndetection_scorer(
     settings = _settings("cnndetection", path, how, 1, "logits")
     return Scorer(_torch_outputs(network, how, device), how.size, settings)
 
+# %% ../nbs/09f_scorers.ipynb #93db4b67
+class _Logits(nn.Module):
+    "A network without its maps."
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images).logits
+
+
+def _network_scorer(network: Network, settings: dict[str, Any], device: str) -> Scorer:
+    "A network with its own size and normalisation; the last class is synthetic."
+    how = Preprocessing(network.size, 0, network.mean, network.std)
+    settings = settings | {"size": network.size}
+    return Scorer(_torch_outputs(_Logits(network), how, device), how.size, settings)
+
+
+def run_scorer(
+    path: str | Path,  # run folder
+    device: str = "cpu",
+) -> Scorer:
+    "A trained run as a frozen scorer."
+    run, weights = load_run(path), Path(path) / "model.safetensors"
+    if len(run.classes) != 2:
+        raise ValueError(f"{path} has {len(run.classes)} classes, expected 2")
+    return _network_scorer(run.network, {"kind": "run", "file": content_hash(weights)}, device)
+
+
+def attention_scorer(
+    path: str | Path,  # a released file, for example 000100.tar
+    templates: str = "",  # folder of its templates, where it was trained with them
+    device: str = "cpu",
+) -> Scorer:
+    "The detector of Dang et al. as a frozen scorer."
+    settings = {"kind": "attention", "file": content_hash(path), "templates": bool(templates)}
+    return _network_scorer(read_attention(path, templates), settings, device)
+
 # %% ../nbs/09f_scorers.ipynb #3eab7014
 def _decoded(
     names: Sequence[str],
@@ -695,6 +737,8 @@ KINDS: dict[str, Callable[..., Scorer]] = {
     "huggingface": huggingface_scorer,
     "deepfake": deepfake_scorer,
     "cnndetection": cnndetection_scorer,
+    "attention": attention_scorer,
+    "run": run_scorer,
 }
 
 

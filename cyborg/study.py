@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AGREEMENT', 'SUMMARY', 'SCENARIOS', 'DEMO', 'OVERHEAD', 'NOTEBOOK', 'TIMEOUT', 'LOST', 'KEYS', 'KEPT', 'BASELINES',
            'run_results', 'compare_runs', 'compare', 'StudyError', 'Study', 'make_study', 'read_study', 'StudyRun',
-           'study_runs', 'check_study', 'plan', 'run_seconds', 'estimate', 'Crew', 'visible_gpus', 'local_crew',
-           'distant_crew', 'slurm_crew', 'schedule', 'run_study', 'differences', 'Collected', 'collect', 'summary',
-           'overview', 'audit_data', 'main']
+           'study_runs', 'score_systems', 'check_study', 'plan', 'run_seconds', 'estimate', 'Crew', 'visible_gpus',
+           'local_crew', 'distant_crew', 'slurm_crew', 'schedule', 'run_study', 'differences', 'Collected', 'collect',
+           'summary', 'overview', 'audit_data', 'main']
 
 # %% ../nbs/10_study.ipynb #70a07ef3
 import json
@@ -68,6 +68,7 @@ from cyborg.measures import (
     remembered,
     run_stamp,
     scenario_intervals,
+    study_annotators,
 )
 from .models import Network, NetworkError
 from cyborg.runner import (
@@ -78,6 +79,7 @@ from cyborg.runner import (
     run_state,
     write_outcome,
 )
+from .scorers import FROZEN, make_scorer, score_frozen
 from cyborg.training import (
     PRESETS,
     SETTINGS,
@@ -187,6 +189,7 @@ class Study:
     settings: dict[str, Any] = field(default_factory=dict)  # of every run, by name
     least_maps: float = 0.9  # share of training images with a map below which maps are missing
     robustness: int = 0  # test images a source and label that runs score degraded, too; 0: none
+    frozen: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # data -> systems
     runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
 
     @property
@@ -322,6 +325,24 @@ def _read_scenarios(value: Any, here: Path) -> dict[str, dict[str, Any]]:
     return found
 
 # %% ../nbs/10_study.ipynb #7a36355f
+def _read_frozen_entries(value: Any, here: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    "Systems that are only tested, by data and name; paths start from the study file."
+    found = {}
+    for data, systems in _a(value or {}, dict, "frozen", "systems by data").items():
+        found[data] = {}
+        for name, entry in _a(systems, dict, f"frozen {data}", "systems by name").items():
+            _a(entry, dict, f"frozen {data}: {name}", "kind and path, or fusion")
+            paths = {
+                key: str((here / Path(entry[key]).expanduser()).resolve())
+                for key in ("path", "templates")
+                if isinstance(entry.get(key), str) and entry[key]
+            }
+            found[data][name] = {**entry, **paths}
+            for member in entry.get("fusion", ()):
+                _known(f"member of {name}:", [member], tuple(n for n in systems if n != name))
+    return found
+
+# %% ../nbs/10_study.ipynb #0d1df538
 def make_study(
     content: Mapping[str, Any],  # of a study file
     here: str | Path = ".",  # folder that paths in it start from
@@ -343,17 +364,20 @@ def make_study(
         settings=_with_places(settings, here),
         least_maps=_a(content.get("least_maps", 0.9), (int, float), "least_maps", "0 to 1"),
         robustness=_a(content.get("robustness", 0), int, "robustness", "a number of images"),
+        frozen=_read_frozen_entries(content.get("frozen"), here),
         runs=str(runs),
     )
     _check_study(study)
     return study
 
-# %% ../nbs/10_study.ipynb #0d1df538
+# %% ../nbs/10_study.ipynb #2204c395
 def _check_study(study: Study) -> None:
     "Refuse names that make no folder, what the grid decides, and settings nobody would see."
     _known("preset", [study.preset], tuple(PRESETS))
     _known("setting", study.settings, SETTINGS)
-    for name in (study.name, *study.data, *study.scenarios):
+    _known("data of frozen:", study.frozen, tuple(study.data or DEMO))
+    frozen = [name for systems in study.frozen.values() for name in systems]
+    for name in (study.name, *study.data, *study.scenarios, *frozen):
         if not _PLAIN.fullmatch(name) or not name.strip("."):
             raise StudyError(f"name {name!r} makes no folder, expected letters, digits and ._+-")
     if not 0 <= study.least_maps <= 1:
@@ -460,8 +484,8 @@ def study_runs(
     study: Study,
 ) -> list[StudyRun]:
     "All runs of the grid with their settings; StudyError where a setting is impossible."
-    runs, own_networks = [], [s.get("networks", ()) for s in study.scenarios.values()]
-    networks = dict.fromkeys([*study.networks, *chain(*own_networks)])
+    runs, theirs = [], chain(*(s.get("networks", ()) for s in study.scenarios.values()))
+    networks = [*study.networks, *dict.fromkeys(n for n in theirs if n not in study.networks)]
     for data, network, (scenario, given), seed in product(
         _grid_data(study), networks, study.scenarios.items(), study.seeds
     ):
@@ -568,7 +592,7 @@ def _changes(
     "In what a study differs from the one it was, growth aside."
     told = [
         f"{key} {old[key]!r}, now {new[key]!r}"
-        for key in ("preset", "settings", "least_maps", "robustness")
+        for key in ("preset", "settings", "least_maps", "robustness")  # frozen systems may change
         if old[key] != new[key]
     ]
     for key in ("networks", "seeds", "scenarios", "data"):
@@ -621,6 +645,28 @@ def _differing(
     return differing(record, {"settings": wanted, "provenance": {"manifest_digest": digest}})
 
 # %% ../nbs/10_study.ipynb #8116fd1d
+def _check_frozen(name: str, entry: Mapping[str, Any]) -> None:
+    "Open a frozen system, so that what is wrong with it shows before anything runs."
+    if "fusion" in entry:
+        return
+    try:
+        make_scorer({key: value for key, value in entry.items() if key != "seen"})
+    except (ValueError, OSError) as error:
+        raise StudyError(f"frozen system {name}: {error}") from error
+
+
+def score_systems(
+    study: Study,
+) -> list[Path]:  # their predictions
+    "Score the frozen systems of a study on its images, or go on with it."
+    paths = []
+    for data, systems in study.frozen.items():
+        places = _places(study, data)
+        manifest = read_manifest(places["manifest"], places.get("root"))
+        paths += score_frozen(systems, manifest, study.folder / FROZEN / data)
+    return paths
+
+# %% ../nbs/10_study.ipynb #a0d0563e
 def check_study(
     study: Study,
 ) -> list[str]:  # warnings
@@ -629,6 +675,8 @@ def check_study(
     _check_earlier(study)
     _check_networks(runs)
     manifests = _study_manifests(study, runs)
+    for name, entry in (pair for systems in study.frozen.values() for pair in systems.items()):
+        _check_frozen(name, entry)
     warnings = [found.text for manifest in manifests.values() for found in validate(manifest)]
     digests = {path: manifest.digest for path, manifest in manifests.items()}
     seen = set()
@@ -1221,6 +1269,7 @@ def collect(
     _write(study, baselines, "baselines.csv")
     _write(study, _runs_table(study, taken), "runs.csv")
     _write(study, pd.DataFrame({"problem": problems + more}), "problems.csv")
+    study_annotators(study.folder)
     return Collected(**tables, problems=problems + more)
 
 
@@ -1291,6 +1340,7 @@ def main(
             return
         if not only_collect:
             run_study(study, scheduler or None, workers, threads, seconds)
+            score_systems(study)
         collected = collect(study, mixed)
         if not no_audit:
             audit_data(study, partial(print, flush=True))

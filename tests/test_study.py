@@ -25,7 +25,7 @@ from test_training import write_faces
 
 from cyborg import measures
 from cyborg.audit import read_audit
-from cyborg.evaluation import METRICS
+from cyborg.evaluation import METRICS, read_predictions
 from cyborg.models import make_network
 from cyborg.runner import LOG, REPORT, Outcome, run_state
 from cyborg.study import (
@@ -43,7 +43,7 @@ from cyborg.study import (
     study_runs,
     summary,
 )
-from cyborg.training import make_datasets, make_loader
+from cyborg.training import make_datasets, make_loader, preset_config, train
 
 # Stands in for train.ipynb: a step a tenth of a second, its history the checkpoint it goes on from,
 # its scores made from all steps. From which step each attempt went on stands in trace.txt.
@@ -166,6 +166,10 @@ def toy(faces, tmp_path_factory):
         ({"data": {"faces": {"manifest": "m.csv", "rot": "."}}}, "did you mean 'root'?"),
         ({"data": ["m.csv"]}, "data is ['m.csv'] (list), expected manifests by name"),
         ({"least_maps": 2}, "least_maps is 2, expected a share from 0 to 1"),
+        ({"scenarios": {"mine": {"preset": "papr"}}}, "no preset 'papr' (did you mean 'paper'?)"),
+        ({"scenarios": {"mine": {"networks": []}}}, "networks of scenario mine is [] (list)"),
+        ({"frozen": {"face": {}}}, "no data of frozen: 'face' (did you mean 'faces'?)"),
+        ({"frozen": {"faces": {"a": {"fusion": ["b"]}}}}, "there is no member of a: 'b'"),
     ],
 )
 def test_a_bad_file_is_refused_by_name(content, changes, message, tmp_path):
@@ -217,7 +221,15 @@ def test_paths_start_from_the_file(content, faces, tmp_path):
     [
         ({"networks": ["resnet5O"]}, "which timm .* does not know; nearest: resnet50"),
         ({"networks": ["test_vit"]}, "no class activation map"),
-        ({"settings": {"weights": "w.safetensors"}}, "weights is 'w.safetensors', .*expected"),
+        (
+            {"frozen": {"faces": {"wang": {"kind": "cnndetection", "path": "wang.pth"}}}},
+            "frozen system wang: there is no weights file .*wang.pth",
+        ),
+        (
+            {"frozen": {"faces": {"wang": {"kind": "cnn", "path": "wang.pth"}}}},
+            "frozen system wang: kind is 'cnn'",
+        ),
+        ({"settings": {"weights": "w.safetensors"}}, "weights is '.*w.safetensors', expected"),
         ({"data": {"faces": "absent.csv"}}, "absent.csv"),
         (
             {"scenarios": [{"segmentation": {"map_column": "segmentatio"}}]},
@@ -642,8 +654,21 @@ def test_slurm_jobs_hold_one_run_each():
 # --- a real training, through the command -----------------------------------------------------
 
 
+def frozen_pair(content, tmp_path) -> dict:
+    "Two trained runs and their fusion as frozen systems."
+    (place,) = content["data"].values()
+    common = {**place, **content["settings"], "arch": "test_resnet", "runs": str(tmp_path / "own")}
+    frozen = {}
+    for seed in (0, 1):
+        settings = common | {"epochs": 1, "batch_size": 4, "name": f"run{seed}", "seed": seed}
+        path = train(preset_config("quick", settings))
+        frozen[f"run{seed}"] = {"kind": "run", "path": os.path.relpath(path, tmp_path)}
+    return {"faces": frozen | {"both": {"fusion": ["run0", "run1"]}}}
+
+
 def test_the_command_trains_for_real(content, faces, tmp_path):
     content["settings"] |= {"epochs": 1, "batch_size": 4}
+    content["frozen"] = frozen_pair(content, tmp_path)
     content |= {"seeds": 1, "scenarios": ["cyborg"], "robustness": 1}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
     environment = os.environ | {"CYBORG_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
@@ -678,6 +703,10 @@ def check_what_a_report_needs(study, call, environment):
     assert {"jpeg_pil", "crop"} < set(degraded["degradation"]) and degraded["severity"].max() == 5
     assert (run.config.folder / "salience.csv").is_file()
     (name,) = study.data
+    own = study.folder / "frozen" / name
+    tested = [read_predictions(own / system) for system in ("run0", "run1", "both")]
+    odds = [table["logit_1"] - table["logit_0"] for table in tested]
+    np.testing.assert_allclose(odds[2], (odds[0] + odds[1]) / 2, rtol=1e-5)
     assert len(read_audit(study.folder / "audit" / name).shortcuts)
     (study.folder / "measures.parquet").unlink()
     only = [*call, "--only_collect", "--no_audit"]
@@ -687,8 +716,10 @@ def check_what_a_report_needs(study, call, environment):
     notebook, out = NOTEBOOK.with_name("report.ipynb"), study.folder / "report.ipynb"
     papermill.execute_notebook(notebook, out, given, progress_bar=False)
     text = (study.folder / "report" / "report.html").read_text()
-    for title in ("Table 1: AUC", "Robustness:", "Five measures", f"Audit: {name}"):
+    for title in ("Table 1: AUC", "both", "Robustness:", "Five measures", f"Audit: {name}"):
         assert title in text
     left_out = re.findall("Not shown: ([^<]*)", text)
+    assert "no marks of single annotators" in (people := min(left_out))
+    left_out.remove(people)
     lacking = "source is &#x27;macro_unseen&#x27;, which has no values; there are toy, pooled, "
     assert set(left_out) == {lacking + "macro, macro_seen, worst"}  # no generator is new here

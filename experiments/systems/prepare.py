@@ -4,8 +4,8 @@
 
 Writes <data>/demo/systems.csv: the demo's manifest and the columns segmentation (face regions from
 CenterFace's landmarks), teacher and rise (maps of a network trained here) and seconds (how long
-annotators took); beside it the encoder of an autoencoder that learnt the human maps. What is there
-already is not made again.
+annotators took); in <data>/demo/systems two trained networks, which the study tests as frozen ones,
+and the encoder of an autoencoder that learnt the human maps. What is there is not made again.
 """
 
 from pathlib import Path
@@ -53,14 +53,18 @@ def main() -> None:
     base = {"manifest": str(demo.root / "manifest.csv"), "root": str(demo.root)}
     own = demo.root / "systems"
     manifest = segment_manifest(demo, FaceRegions()).manifest
-    settings = {**base, **NETWORK, "runs": str(own), "name": "teacher", "epochs": 8, "lr_step": 6}
-    teacher = train(preset_config("quick", settings))
-    sources = {"teacher": teacher_maps(teacher), "rise": teacher_maps(teacher, "rise", **MASKS)}
+    settings = {**base, **NETWORK, "runs": str(own), "epochs": 8, "lr_step": 6}
+    one, other = (
+        train(preset_config("quick", settings | {"name": f"teacher{seed}", "seed": seed}))
+        for seed in (1, 2)
+    )
+    sources = {"teacher": teacher_maps(one), "rise": teacher_maps(one, "rise", **MASKS)}
     for column, source in sources.items():
         folder = f"systems/{column}"
         manifest = map_manifest(manifest, source, folder, "train", column).manifest
     mentor = MentorConfig(**base, **NETWORK, runs=str(own), name="mentor", epochs=4, batch_size=20)
     encoder = train_autoencoder(mentor) / "encoder.safetensors"
+    print(f"frozen:   {one}, {other}")
     table = manifest.table.assign(seconds=annotation_seconds(demo).to_numpy())
     path = demo.root / "systems.csv"
     write_manifest(Manifest(table, demo.root, demo.classes), path)
