@@ -745,7 +745,8 @@ def find_annotations(
     for folder in folders:
         if (path := Path(folder) / ANNOTATIONS).is_file():
             return path
-    raise FileNotFoundError(f"there is no {ANNOTATIONS} in {' or '.join(map(str, folders))}")
+    places = " or ".join(dict.fromkeys(map(str, folders)))
+    raise FileNotFoundError(f"there is no {ANNOTATIONS} in {places}")
 
 
 def annotation_rows(
