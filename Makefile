@@ -94,12 +94,11 @@ train: venv
 
 # Two runs at a time on two cores: a library that spins on more threads than cores is ten times slower.
 systems: export CYBORG_RUNS := $(CURDIR)/runs
-systems: export OMP_NUM_THREADS := 1
 systems: venv
 	@$(PY) experiments/systems/prepare.py
-	@$(VENV)/bin/cyborg-study nbs/studies/systems.yaml
+	@OMP_NUM_THREADS=1 $(VENV)/bin/cyborg-study nbs/studies/systems.yaml
 	@echo; echo 'the report'
-	@$(VENV)/bin/papermill nbs/report.ipynb runs/systems/report.ipynb -p folder $(CURDIR)/runs/systems \
+	@$(VENV)/bin/papermill nbs/report.ipynb runs/systems/report.ipynb -p folder "$(CURDIR)/runs/systems" \
 	    --no-progress-bar --log-level ERROR
 	@echo 'report:    runs/systems/report/report.html, with figures/ and tables/ beside it'
 

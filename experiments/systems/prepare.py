@@ -22,7 +22,7 @@ from cyborg.segmentation import landmark_map, segment_manifest
 from cyborg.training import preset_config, train
 
 NETWORK = {"arch": "test_resnet", "weights": "none", "size": 160}
-MASKS = {"masks": 32, "cells": 5}  # of RISE; thousands as published, which is hours here
+MASKS = {"masks": 16, "cells": 5}  # of RISE; thousands as published, which is hours here
 
 
 class FaceRegions:
@@ -53,7 +53,7 @@ def main() -> None:
     base = {"manifest": str(demo.root / "manifest.csv"), "root": str(demo.root)}
     own = demo.root / "systems"
     manifest = segment_manifest(demo, FaceRegions()).manifest
-    settings = {**base, **NETWORK, "runs": str(own), "epochs": 8, "lr_step": 6}
+    settings = {**base, **NETWORK, "runs": str(own), "epochs": 6, "lr_step": 5}
     one, other = (
         train(preset_config("quick", settings | {"name": f"teacher{seed}", "seed": seed}))
         for seed in (1, 2)
@@ -62,7 +62,7 @@ def main() -> None:
     for column, source in sources.items():
         folder = f"systems/{column}"
         manifest = map_manifest(manifest, source, folder, "train", column).manifest
-    mentor = MentorConfig(**base, **NETWORK, runs=str(own), name="mentor", epochs=4, batch_size=20)
+    mentor = MentorConfig(**base, **NETWORK, runs=str(own), name="mentor", epochs=3, batch_size=20)
     encoder = train_autoencoder(mentor) / "encoder.safetensors"
     print(f"frozen:   {one}, {other}")
     table = manifest.table.assign(seconds=annotation_seconds(demo).to_numpy())
