@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'run_config', 'preset_config',
            'arithmetic_intensity', 'choose_precision', 'code_digest', 'provenance', 'write_json', 'differing',
-           'make_datasets', 'Sums', 'image_weights', 'needs_image_gradient', 'batch_loss', 'run_epoch', 'span',
-           'Progress', 'State', 'new_state', 'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed', 'save_epoch',
-           'build_network', 'train', 'run_folder', 'Run', 'load_run']
+           'make_datasets', 'DivergedError', 'Sums', 'image_weights', 'needs_image_gradient', 'batch_loss', 'run_epoch',
+           'span', 'Progress', 'State', 'new_state', 'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed',
+           'save_epoch', 'build_network', 'train', 'run_folder', 'Run', 'load_run']
 
 # %% ../nbs/08_training.ipynb #d711135a
 import dataclasses
@@ -470,6 +470,10 @@ def make_datasets(
     return datasets
 
 # %% ../nbs/08_training.ipynb #14c1a2da
+class DivergedError(ArithmeticError):
+    """A loss that is no number any more: training ends, and what was written stays."""
+
+
 @dataclass
 class Sums:
     "Running sums of one pass."
@@ -493,6 +497,12 @@ class Sums:
         "Means over the images seen, of all processes together."
         sums = torch.stack([t.cpu() for t in gather_object([self.parts])]).sum(0)
         loss, classification, saliency, right, flat_model, flat_human, n = sums.tolist()
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"the loss of the {split} split is {loss} (classification {classification / n:.4g}, "
+                f"saliency {saliency / n:.4g}): a smaller lr may help; quirk unguarded divides by 0 "
+                "where a map is flat, as the released code does. Earlier epochs are kept."
+            )
         means = {
             "loss": loss / n,
             "classification": classification / n,

@@ -23,6 +23,7 @@ from cyborg.saliency import unit_range, write_map
 from cyborg.training import (
     PRESETS,
     SETTINGS,
+    DivergedError,
     RunConfig,
     SettingsError,
     choose_precision,
@@ -209,6 +210,20 @@ def test_folder_in_use_is_refused(faces, tmp_path):
         pytest.raises(FileExistsError, match="another process"),
     ):
         train(config)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_words(faces, tmp_path):
+    table = pd.read_csv(faces, keep_default_na=False)
+    write_map(faces.parent / "flat.png", np.zeros((64, 64), np.float32))
+    table.assign(map="flat.png").to_csv(faces.parent / "flat.csv", index=False)
+    changes = {
+        "arch": "test_resnet",
+        "quirks": "unguarded",
+        "manifest": str(faces.parent / "flat.csv"),
+    }
+    with pytest.raises(DivergedError, match="loss of the train split is nan .*quirk unguarded"):
+        train(run_config(settings(faces, tmp_path, **changes)))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_classical_training_ignores_the_maps(faces, tmp_path):
