@@ -499,9 +499,9 @@ class Sums:
         loss, classification, saliency, right, flat_model, flat_human, n = sums.tolist()
         if not np.isfinite(loss):
             raise DivergedError(
-                f"the loss of the {split} split is {loss} (classification {classification / n:.4g}, "
-                f"saliency {saliency / n:.4g}): a smaller lr may help; quirk unguarded divides by 0 "
-                "where a map is flat, as the released code does. Earlier epochs are kept."
+                f"{split} loss is {loss} (classification {classification / n:.4g}, saliency "
+                f"{saliency / n:.4g}): a smaller lr may help; quirk unguarded divides by 0 where "
+                "a map is flat, as the released code does. Earlier epochs are kept."
             )
         means = {
             "loss": loss / n,
