@@ -261,7 +261,7 @@ def test_a_killed_server_loses_nothing(page, server):
     server.kill()
     answer(page, "left")
     page.wait_for_function(
-        "document.getElementById('notice').textContent.includes('No connection')"
+        "() => document.getElementById('notice').textContent.includes('No connection')"
     )
     server.start()
     page.wait_for_selector("#continue", timeout=60_000)
