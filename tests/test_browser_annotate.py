@@ -304,6 +304,7 @@ def test_keyboard_zoom_and_touch(page, server):
 
 
 def test_administration(page, server):
+    begin(page, server, "VISITOR")
     page.goto(f"{server.url}/admin")
     page.fill("#token", "wrong")
     page.click("button")
@@ -312,7 +313,7 @@ def test_administration(page, server):
     page.fill("#token", "secret")
     page.click("button")
     page.wait_for_selector("text=Subjects")
-    assert "SESSION" in page.locator("#main").inner_text()
+    assert "VISITOR" in page.locator("#main").inner_text()
     if os.environ.get("CYBORG_SCREENSHOT"):
         page.screenshot(path=Path(os.environ["CYBORG_SCREENSHOT"]).with_suffix(".admin.png"))
     with page.expect_download() as saved:
