@@ -305,6 +305,9 @@ def test_keyboard_zoom_and_touch(page, server):
 
 def test_administration(page, server):
     begin(page, server, "VISITOR")
+    for _ in range(4):  # two of them practice
+        paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
+        answer_and_go_on(page, "left")
     page.goto(f"{server.url}/admin")
     page.fill("#token", "wrong")
     page.click("button")
