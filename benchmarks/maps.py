@@ -43,7 +43,7 @@ def rollout_step(batch: int, with_map: bool) -> Callable[[], None]:
 
     def work() -> None:
         if with_map:
-            logits, attentions = attended(vit, images)
+            logits, attentions, _ = attended(vit, images)
             extra = attention_rollout(attentions, vit.patch_embed.grid_size).square().sum()
         else:
             logits, extra = vit(images), 0.0

@@ -440,7 +440,9 @@ def run_scorer(
     run, weights = load_run(path), Path(path) / "model.safetensors"
     if len(run.classes) != 2:
         raise ValueError(f"{path} has {len(run.classes)} classes, expected 2")
-    return _network_scorer(run.network, {"kind": "run", "file": content_hash(weights)}, device)
+    seen = run.record["provenance"]["training_sources"]
+    settings = {"kind": "run", "file": content_hash(weights), "seen": seen}
+    return _network_scorer(run.network, settings, device)
 
 
 def attention_scorer(
@@ -780,7 +782,7 @@ def score_frozen(
             paths.append(fuse_into(manifest, entry["fusion"], Path(folder) / name))
             continue
         scorer = make_scorer({k: v for k, v in entry.items() if k != "seen"}, here)
-        seen = entry.get("seen", ())
+        seen = entry.get("seen", scorer.settings.get("seen", ()))  # a run knows its own
         paths.append(score_into(scorer, manifest, Path(folder) / name, name, seen, **how))
     return paths
 

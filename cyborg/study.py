@@ -663,7 +663,10 @@ def score_systems(
     for data, systems in study.frozen.items():
         places = _places(study, data)
         manifest = read_manifest(places["manifest"], places.get("root"))
-        paths += score_frozen(systems, manifest, study.folder / FROZEN / data)
+        try:
+            paths += score_frozen(systems, manifest, study.folder / FROZEN / data)
+        except ValueError as error:
+            raise StudyError(f"frozen systems of {data}: {error}") from error
     return paths
 
 # %% ../nbs/10_study.ipynb #a0d0563e
@@ -1340,10 +1343,11 @@ def main(
             return
         if not only_collect:
             run_study(study, scheduler or None, workers, threads, seconds)
-            score_systems(study)
         collected = collect(study, mixed)
         if not no_audit:
             audit_data(study, partial(print, flush=True))
+        if not only_collect:
+            score_systems(study)  # last: what is wrong with a system of others costs no table
     except (StudyError, ManifestError, NetworkError, SettingsError, OSError) as error:
         raise SystemExit(f"cyborg-study: {error}") from error
     print(summary(collected.measures).to_string())
