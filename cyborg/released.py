@@ -108,7 +108,7 @@ def unguarded_loss(
     weight: torch.Tensor,  # (C, N), the network's `head_weight`
     labels: torch.Tensor,  # (B,) int64
     human: torch.Tensor,  # (B, h, w)
-    has_map: torch.Tensor,  # (B,) bool, only counted
+    has_map: torch.Tensor,  # (B,) bool, which images have one
     alpha: float = 0.5,  # weight of the classification part
 ) -> LossParts:
     "The loss as released: predicted class, minimum and maximum unguarded, mean squared error."
@@ -118,6 +118,7 @@ def unguarded_loss(
     span = human.amax((1, 2), keepdim=True) - human.amin((1, 2), keepdim=True)
     human = (human - human.amin((1, 2), keepdim=True)) / span
     saliency = F.mse_loss(maps, human.to(maps.dtype))
+    saliency = saliency.where(has_map.any(), torch.zeros_like(saliency))  # validation without maps
     logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
     classification = F.cross_entropy(logits, labels)
     total = (1 - alpha) * saliency + alpha * classification

