@@ -348,9 +348,7 @@ def train_autoencoder(
     accelerator = Accelerator(cpu=config.device == "cpu")
     if accelerator.num_processes > 1:
         raise SettingsError(f"{accelerator.num_processes} processes, an autoencoder trains in one")
-    precision, reason = choose_precision(network, accelerator.device)
-    if config.precision != "auto":
-        precision, reason = config.precision, "as asked"
+    precision, reason = choose_precision(network, accelerator.device, config.precision)
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},

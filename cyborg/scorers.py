@@ -42,6 +42,7 @@ from .data import ImageError, decode_image
 from cyborg.evaluation import (
     EXCLUDED,
     FILES,
+    KEYS,
     METRICS,
     NOTE,
     PARTS,
@@ -828,15 +829,12 @@ def read_frozen(
             place = "/".join(folder.parts[-3:])
             problems.append(f"{place}: {error}")
             continue
-        found.append((dict(zip(_KEYS, (*folder.parts[-2:], FROZEN, 0), strict=True)), measures))
+        found.append((dict(zip(KEYS, (*folder.parts[-2:], FROZEN, 0), strict=True)), measures))
     return FrozenTables(
         pd.DataFrame(rows, columns=_SYSTEM),
         *(_keyed(found, name) for name in ("measures", "rocs", "reliability")),
         problems,
     )
-
-
-_KEYS = ("data", "network", "scenario", "seed")  # of a run in the tables of a study
 
 
 def _keyed(
@@ -846,6 +844,6 @@ def _keyed(
     "A table of all systems, their keys first."
     tables = [getattr(measures, name).assign(**keys) for keys, measures in found]
     if not tables:
-        return pd.DataFrame(columns=[*_KEYS])
+        return pd.DataFrame(columns=KEYS)
     table = pd.concat(tables, ignore_index=True)
-    return table[[*_KEYS, *(column for column in table if column not in _KEYS)]]
+    return table[[*KEYS, *(column for column in table if column not in KEYS)]]

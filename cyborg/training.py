@@ -352,8 +352,11 @@ def arithmetic_intensity(
 def choose_precision(
     network: Network,  # on the CPU
     device: torch.device,  # where it will run
+    asked: str = "auto",  # the setting
 ) -> tuple[str, str]:  # fp32 or bf16, and why
-    "The precision `auto` stands for on this machine."
+    "The precision of a run; `auto` is settled by this machine."
+    if asked != "auto":
+        return asked, "as asked"
     if device.type == "cuda":
         fits = torch.cuda.is_bf16_supported()
         return ("bf16", "the GPU has bf16") if fits else ("fp32", "the GPU has no bf16")
@@ -873,9 +876,7 @@ def train(
     templates = partial(_templates, manifest, config)
     network = build_network(config, len(manifest.classes), templates=templates)
     accelerator = Accelerator(cpu=config.device == "cpu")
-    precision, reason = choose_precision(network, accelerator.device)
-    if config.precision != "auto":
-        precision, reason = config.precision, "as asked"
+    precision, reason = choose_precision(network, accelerator.device, config.precision)
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},
