@@ -88,9 +88,11 @@ from cyborg.training import (
     SettingsError,
     build_network,
     choose_precision,
+    code_digest,
     differing,
     new_state,
     preset_config,
+    run_codes,
     run_config,
     run_epoch,
     span,
@@ -551,7 +553,10 @@ def _write_with_maps(
     data: str,
     column: str,  # that holds the maps
 ) -> None:
-    "Write a manifest in which `column` is the column `map`."
+    """Write a manifest in which `column` is the column `map`, the test split apart.
+
+    So agreement is measured against the same maps for all scenarios.
+    """
     places = _places(study, data)
     manifest = read_manifest(places["manifest"], places.get("root"))
     if column not in manifest.table:
@@ -562,7 +567,8 @@ def _write_with_maps(
             f"scenario {scenario} takes its maps from column {column!r}, which the manifest of "
             f"data {data} lacks{hint}"
         )
-    table = manifest.table.assign(map=manifest.table[column])
+    own = manifest.table
+    table = own.assign(map=own[column].where(own["split"] != "test", own["map"]))
     path = Path(_places(study, data, column)["manifest"])
     write_manifest(Manifest(table, manifest.root, manifest.classes), path)
 
@@ -594,7 +600,7 @@ def _changes(
     told = [
         f"{key} {old[key]!r}, now {new[key]!r}"
         for key in ("preset", "settings", "least_maps", "robustness")  # frozen systems may change
-        if old[key] != new[key]
+        if old[key] != new[key] and not (key == "robustness" and 0 in (old[key], new[key]))
     ]
     for key in ("networks", "seeds", "scenarios", "data"):
         gone = [str(name) for name in old[key] if name not in new[key]]
@@ -671,6 +677,20 @@ def score_systems(
     return paths
 
 # %% ../nbs/10_study.ipynb #a0d0563e
+def _code_warning(
+    runs: Sequence[StudyRun],
+) -> str:  # empty where there is nothing to fear
+    "What is said before runs of other code are joined by new ones."
+    now, codes = code_digest(), [run_codes(record) for run in runs if (record := _record(run))]
+    others = sum(code != [now] for code in codes)
+    if not others or all(run_state(run.config.folder).state == "finished" for run in runs):
+        return ""
+    return (
+        f"{others} of {len(runs)} runs were made by another version of the code; with the rest "
+        "they will not be pooled unless asked (mixed)"
+    )
+
+
 def check_study(
     study: Study,
 ) -> list[str]:  # warnings
@@ -695,6 +715,7 @@ def check_study(
                 f"{run.config.folder} holds a run with other settings ({'; '.join(told)}); "
                 "give this study another name, or remove that folder"
             )
+    warnings.append(_code_warning(runs))
     return [text for text in dict.fromkeys(warnings) if text]
 
 # %% ../nbs/10_study.ipynb #7471c8de
@@ -987,6 +1008,11 @@ def _claimed(study: Study) -> Iterator[None]:
         lock.lock.release()
 
 # %% ../nbs/10_study.ipynb #efdc1058
+def _lacks_robustness(run: StudyRun, study: Study) -> bool:
+    "Whether a trained run has yet to score degraded images: `robustness` may be added later."
+    return bool(study.robustness) and not (run.config.folder / "robustness.csv").is_file()
+
+
 def run_study(
     study: Study,
     cluster: str | None = None,  # None: this machine; a scheduler's address; or slurm
@@ -1003,7 +1029,11 @@ def run_study(
         tell(f"warning: {text}")
     runs, table = study_runs(study), plan(study)
     weights = np.ones(len(runs)) if weights is None else np.asarray(weights, float)
-    todo = [run for run, state in zip(runs, table["state"], strict=True) if state != "finished"]
+    todo = [
+        run
+        for run, state in zip(runs, table["state"], strict=True)
+        if state != "finished" or _lacks_robustness(run, study)
+    ]
     todo.sort(key=lambda run: run.seed)  # so that pairs are complete early
     if not todo:
         tell(_line(table, 0, np.nan))
@@ -1038,7 +1068,7 @@ def _fields(record: Mapping[str, Any]) -> dict[str, str]:
     "What has to be alike in runs that are pooled, beside their settings."
     provenance = record["provenance"]
     return {
-        "code_digest": provenance["code_digest"],
+        "code_digest": " ".join(run_codes(record)),
         "versions": json.dumps(provenance["versions"], sort_keys=True),
         "precision": record["resolved"]["precision"],
     }

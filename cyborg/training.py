@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'run_config', 'preset_config',
-           'arithmetic_intensity', 'choose_precision', 'code_digest', 'provenance', 'write_json', 'differing',
-           'make_datasets', 'DivergedError', 'Sums', 'image_weights', 'needs_image_gradient', 'batch_loss', 'run_epoch',
-           'span', 'Progress', 'State', 'new_state', 'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed',
-           'save_epoch', 'build_network', 'train', 'run_folder', 'Run', 'load_run']
+           'arithmetic_intensity', 'choose_precision', 'run_modules', 'code_digest', 'provenance', 'write_json',
+           'run_codes', 'differing', 'make_datasets', 'DivergedError', 'Sums', 'image_weights', 'needs_image_gradient',
+           'batch_loss', 'run_epoch', 'span', 'Progress', 'State', 'new_state', 'save_state', 'load_state',
+           'best_epoch', 'fit', 'set_seed', 'save_epoch', 'build_network', 'train', 'run_folder', 'Run', 'load_run']
 
 # %% ../nbs/08_training.ipynb #d711135a
 import dataclasses
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import time
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -370,10 +371,23 @@ def choose_precision(
     return ("bf16", reason) if pays else ("fp32", reason)
 
 # %% ../nbs/08_training.ipynb #786f3631
+def run_modules() -> list[Path]:  # sorted
+    "The modules of this package that a run consists of: training, tests, and what they import."
+    folder, found = Path(cyborg.__file__).parent, set()
+    names = ["training", "evaluation", "robustness"]
+    while names:
+        path = folder / f"{names.pop()}.py"
+        if path not in found and path.is_file():
+            found.add(path)
+            imported = r"^\s*from (?:cyborg)?\.(\w+) import"
+            names += re.findall(imported, path.read_text(encoding="utf-8"), re.MULTILINE)
+    return sorted(found)
+
+
 def code_digest() -> str:  # sha256, hexadecimal
-    "Hash of the modules of this package, so that runs of different code can be told apart."
+    "Hash of the modules of a run, so that runs of different code can be told apart."
     digest = hashlib.sha256()
-    for path in sorted(Path(cyborg.__file__).parent.glob("*.py")):
+    for path in run_modules():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -414,6 +428,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     "Write `content` atomically."
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def run_codes(
+    record: Mapping[str, Any],  # config.json
+) -> list[str]:  # hashes, the first from when it was begun
+    "The versions of the code that had a part in a run."
+    own = record["provenance"]
+    return [own["code_digest"], *own.get("resumed_by", [])]
 
 
 # Where a run is computed does not change what is computed.
@@ -905,6 +927,8 @@ def train(
         network = network.to(accelerator.device, memory_format=torch.channels_last)
         state = new_state(network, config)
         load_state(state, folder)
+        if state.epoch < config.epochs and accelerator.is_main_process:
+            _note_code(folder, record)
         fit(state, loaders, config, precision, folder, accelerator, callbacks, weights)
     return folder
 
@@ -950,7 +974,15 @@ def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
             f"{folder} holds a run with other settings ({'; '.join(told)}); give this one another "
             "name, or overwrite it"
         )
-    if old["provenance"]["code_digest"] != record["provenance"]["code_digest"]:
+
+
+def _note_code(folder: Path, record: dict[str, Any]) -> None:
+    "Tell config.json that other code goes on with the run."
+    kept = json.loads((folder / "config.json").read_text())
+    new = record["provenance"]["code_digest"]
+    if new not in run_codes(kept):
+        kept["provenance"].setdefault("resumed_by", []).append(new)
+        write_json(folder / "config.json", kept)
         print("warning: this run was started by another version of the code", flush=True)
 
 # %% ../nbs/08_training.ipynb #8f81fb04

@@ -264,8 +264,9 @@ def test_other_images_and_other_maps(content, faces, tmp_path):
     assert {run.data for run in study_runs(study)} == {"faces"}
     assert runs["classical_large"].manifest == str((faces / "half.csv").resolve())
     assert runs["classical_large"].alpha == 1
-    maps = pd.read_csv(runs["segmentation"].manifest)["map"]
-    assert maps.tolist() == pd.read_csv(faces / "manifest.csv")["segmentation"].tolist()
+    given, own = pd.read_csv(faces / "manifest.csv"), pd.read_csv(runs["segmentation"].manifest)
+    wanted = given["segmentation"].where(given["split"] != "test", given["map"])
+    assert own["map"].tolist() == wanted.tolist() != given["segmentation"].tolist()
     assert Path(runs["segmentation"].root) == faces.resolve()
     assert runs["segmentation"].maps == "human"
 
@@ -439,6 +440,15 @@ def test_a_failure_stops_no_other_run_and_starting_again_does_only_that(content,
     marked = collect(study, mixed=True).measures
     assert set(marked.loc[marked["differs"] != "", "network"]) == {"resnet18"}
     assert set(marked["differs"]) == {"", "code_digest"}
+    record["provenance"]["resumed_by"] = ["0ther"]  # two versions of the code in one run
+    config.write_text(json.dumps(record))
+    with pytest.raises(StudyError, match=r"1 of 4 runs differ .*seed1: code_digest"):
+        collect(study)
+    del record["provenance"]["resumed_by"]
+    grown = make_study(content | {"seeds": 3}, runs=tmp_path)
+    (told,) = (text for text in check_study(grown) if "code" in text)
+    assert told.startswith("4 of 6 runs were made by another version of the code")
+    assert not [text for text in check_study(study) if "code" in text]  # nothing left to run
     other["provenance"] = record["provenance"]
     other["settings"]["lr"] = 0.7
     config.write_text(json.dumps(other))
@@ -669,7 +679,7 @@ def frozen_pair(content, tmp_path) -> dict:
 def test_the_command_trains_for_real(content, faces, tmp_path):
     content["settings"] |= {"epochs": 1, "batch_size": 4}
     content["frozen"] = frozen_pair(content, tmp_path)
-    content |= {"seeds": 1, "scenarios": ["cyborg"], "robustness": 1}
+    content |= {"seeds": 1, "scenarios": ["cyborg"]}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
     environment = os.environ | {"CYBORG_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
     script = tmp_path / "command.py"  # what pip makes of an entry point
@@ -688,6 +698,13 @@ def test_the_command_trains_for_real(content, faces, tmp_path):
     collected = collect(study)
     assert set(METRICS) < set(collected.measures["measure"])
     assert len(collected.histories) == 1
+    (run,) = study_runs(study)
+    assert not (run.config.folder / "robustness.csv").exists()
+    trained = (run.config.folder / "model.safetensors").stat().st_mtime_ns
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content | {"robustness": 1}))  # added later
+    done = subprocess.run(call, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (run.config.folder / "model.safetensors").stat().st_mtime_ns == trained
     check_what_a_report_needs(study, call, environment)
     wrong = subprocess.run(
         [*call[:2], "absent.yaml"], env=environment, capture_output=True, text=True

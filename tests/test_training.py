@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,25 @@ def test_no_number_in_validation_ends_no_run_while_its_classification_is_one(tmp
     own = {"arch": "test_resnet", "quirks": "unguarded", "epochs": 1}
     row = history(train(run_config(settings(faces, tmp_path, **own)))).iloc[0]
     assert np.isnan(row["val_saliency"]) and np.isfinite(row["val_classification"])
+
+
+def test_code_that_goes_on_with_a_run_is_noted(faces, tmp_path, monkeypatch):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    config = run_config(settings(faces, tmp_path, epochs=2))
+    for code, callbacks in (("a", [stop]), ("b", []), ("c", [])):
+        monkeypatch.setattr(training, "code_digest", lambda code=code: code)
+        with suppress(KeyboardInterrupt):
+            train(config, callbacks)
+    record = json.loads((config.folder / "config.json").read_text())
+    assert training.run_codes(record) == ["a", "b"]  # c found the run finished
+
+
+def test_the_code_of_a_run_is_what_it_consists_of():
+    names = {path.stem for path in training.run_modules()}
+    assert {"training", "loss", "saliency", "evaluation", "robustness"} < names
+    assert not names & {"report", "widgets", "study", "annotation_server"}
 
 
 def test_classical_training_ignores_the_maps(faces, tmp_path):
