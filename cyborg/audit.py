@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BITS', 'RINGS', 'NEAR', 'TRAITS', 'GIVEAWAY', 'perceptual_hash', 'near_pairs', 'radial_spectrum', 'jpeg_quality',
            'Traits', 'image_traits', 'near_duplicates', 'unrelated_distances', 'trait_features', 'shortcut_table',
-           'StudyAudit', 'study_audit', 'write_audit', 'read_audit']
+           'trait_scores', 'StudyAudit', 'study_audit', 'write_audit', 'read_audit']
 
 # %% ../nbs/09c_audit.ipynb #ef1bcd67
 import io
@@ -354,6 +354,21 @@ def shortcut_table(
         parts.append(own.assign(trait=trait))
     table = pd.concat(parts, ignore_index=True)
     return table[["trait", *table.columns.drop("trait")]]
+
+# %% ../nbs/09c_audit.ipynb #aa9afa75
+def trait_scores(
+    manifest: Manifest,
+    trait: str,  # one of TRAITS, or "all"
+    size: int = 128,  # side in pixels that images are decoded to, as for the network
+) -> pd.DataFrame:  # rows of the manifest that could be read, with log odds as `score`
+    "Predictions by one trait of the files alone, to be compared with a network's."
+    traits = image_traits(manifest, size)
+    if reason := _unfit(traits.table, manifest.classes):
+        raise ValueError(f"manifest: {reason}")
+    train = (traits.table["split"] == "train").to_numpy()
+    positive = (traits.table["label"] == manifest.classes[-1]).to_numpy()
+    scores = _trait_scores(trait_features(traits.records, trait), train, positive)
+    return traits.table.assign(score=scores)
 
 # %% ../nbs/09c_audit.ipynb #1c4232df
 GIVEAWAY = 0.6  # AUC

@@ -65,14 +65,18 @@ def draw_augmentation(
     n: int,  # B, pictures
     probability: float,  # of blur, and independently of JPEG; 0.5 or 0.1 as published
     rng: np.random.Generator,
+    validation: bool = False,  # the middle of both ranges, by Pillow, as published
 ) -> Draws:
     "Choose what to do to each picture."
     if not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability!r}, expected 0 to 1")
     blur, compress = rng.random((2, n)) < probability
-    sigma = np.where(blur, rng.uniform(*SIGMA, n), np.nan)
-    quality = np.where(compress, rng.integers(*QUALITY, n, endpoint=True), 0)
-    return Draws(sigma, quality, rng.choice(["cv2", "pil"], n))
+    if validation:
+        sigma, quality, method = np.mean(SIGMA), int(np.mean(QUALITY)), np.full(n, "pil")
+    else:
+        sigma, quality = rng.uniform(*SIGMA, n), rng.integers(*QUALITY, n, endpoint=True)
+        method = rng.choice(["cv2", "pil"], n)
+    return Draws(np.where(blur, sigma, np.nan), np.where(compress, quality, 0), method)
 
 
 def augmented(
@@ -96,8 +100,9 @@ class BlurJpeg:
         n: int,  # images of the data set
         probability: float,  # of blur, and independently of JPEG
         seed: int = 0,
+        validation: bool = False,  # see `draw_augmentation`
     ):
-        self.n, self.probability, self.seed = n, probability, seed
+        self.n, self.probability, self.seed, self.validation = n, probability, seed, validation
         self._drawn = None, None  # epoch, its draws
 
     def __call__(
@@ -108,8 +113,10 @@ class BlurJpeg:
     ) -> np.ndarray:  # (B, S, S, 3) uint8 RGB
         "The pictures as this epoch shows them."
         if self._drawn[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch, 2])  # 0: order, 1: mirroring
-            self._drawn = epoch, draw_augmentation(self.n, self.probability, rng)
+            own = [self.seed, epoch, 2 + self.validation]  # 0: order, 1: mirroring
+            rng = np.random.default_rng(own)
+            drawn = draw_augmentation(self.n, self.probability, rng, self.validation)
+            self._drawn = epoch, drawn
         return augmented(pixels, Draws(*(values[index] for values in self._drawn[1])))
 
 # %% ../nbs/07c_cnndetection.ipynb #3347a4eb
@@ -130,6 +137,7 @@ def read_cnndetection(
 # %% ../nbs/07c_cnndetection.ipynb #0a4b8d6d
 RECIPE = {  # settings of a run, the preset cnndetection
     **NETWORK,
+    "alpha": 1.0,  # no maps; 0.5 is "CNNDetection + CYBORG" of section 6.4
     "batch_size": 64,
     "epochs": 200,  # at most; the schedule ends it
     "lr": 1e-4,

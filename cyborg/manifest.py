@@ -344,6 +344,8 @@ def read_table(
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise ManifestError(f"manifest {path} must end in .csv or .parquet")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; data/README.md says what a manifest holds")
     try:
         if suffix == ".parquet":
             table = pd.read_parquet(path)

@@ -146,7 +146,13 @@ def compare(
     folders: Param("run folders with predictions, tested on the same images", str, nargs="+"),
 ):
     "Print the AUC by generator of several runs beside each other."
-    print(compare_runs(folders).map("{:.3f}".format).to_string())
+    try:
+        found = compare_runs(folders)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cyborg-compare: {error}") from error
+    if not found.columns.is_unique:
+        found.columns = [Path(folder).resolve().name for folder in folders]
+    print(found.map("{:.3f}".format).to_string())
 
 # %% ../nbs/10_study.ipynb #d2270a43
 class StudyError(ValueError):

@@ -130,7 +130,7 @@ def test_wrong_files_name_what_differs(tmp_path):
     whole = path.read_bytes()
     for length in (0, 1000, 5000, len(whole) // 2):
         path.write_bytes(whole[:length])
-        with pytest.raises(WeightsError, match="not a readable weights file"):
+        with pytest.raises(WeightsError, match="not a readable weights file|is no weights file"):
             read_cnndetection(path)
     torch.save({"model": torch.nn.Linear(1, 1)}, path)
     with pytest.raises(WeightsError, match="unpickling can run code"):

@@ -349,6 +349,11 @@ def test_precision_follows_the_network_and_the_machine(monkeypatch):
         ({"batch_size": 1}, "batch norm needs two"),
         ({"lr": 0}, r"lr is 0.0, expected above 0"),
         ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"seed": -1}, "seed is -1, expected at least 0"),
+        ({"momentum": 5.0}, "momentum is 5.0, expected from 0 to below 1"),
+        ({"lr_gamma": -1.0}, "lr_gamma is -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"name": "../elsewhere"}, "plain folder name"),
         ({"maps": "humans"}, "expected one of human, "),
         ({"precision": "fp16"}, "expected one of auto, fp32, bf16"),
@@ -363,6 +368,17 @@ def test_wrong_settings_are_refused_by_name(wrong, message):
 def test_presets_hold_only_settings_and_paper_is_the_default():
     assert all(set(preset) <= set(SETTINGS) for preset in PRESETS.values())
     assert preset_config("paper", {"manifest": "m.csv"}) == RunConfig("m.csv")
+
+
+def test_runs_of_other_kinds_have_other_folders():
+    own = [{}, {"which": "true"}, {"map_kind": "gradcam"}, {"weighting": "time"}, {"alpha": 0.9}]
+    own += [{"quirks": "hook,score"}, {"alpha": 1.0}, {"maps": "inverted"}, {"seed": 1}]
+    names = [RunConfig("m.csv", **given).folder.name for given in own]
+    names += [preset_config(name, {"manifest": "m.csv"}).folder.name for name in PRESETS]
+    assert len(set(names)) == len(own) + len(PRESETS) - 1  # paper is the default
+    assert "m-resnet50-classical-seed0-cnndetection" in names  # and no maps unless asked
+    named = preset_config("cnndetection", {"manifest": "m.csv", "name": "mine"})
+    assert named.folder.name == "mine"
 
 
 def test_wrong_network_or_manifest_leaves_no_run_folder(faces, tmp_path):
