@@ -24,7 +24,7 @@ def wall_time(
     seconds: float,  # that each task sleeps
 ) -> float:  # from the first submission to the last result, seconds
     "Schedule sleeping tasks as `run_study` does runs; the workers are threads of two processes."
-    from cyborg.study import Crew, schedule  # here, or every worker would wait for torch
+    from cyborg.study import Cluster, schedule  # here, or every worker would wait for torch
 
     processes = min(2, workers)  # each takes seconds to start, and runs are processes of their own
     with (
@@ -34,9 +34,9 @@ def wall_time(
         Client(cluster) as client,
     ):
         client.wait_for_workers(processes)
-        crew = Crew(client, 1, (), {})
+        pool = Cluster(client, 1, (), {})
         start = time.perf_counter()
-        schedule(crew, {str(i): (seconds,) for i in range(tasks)}, time.sleep, lambda left: None)
+        schedule(pool, {str(i): (seconds,) for i in range(tasks)}, time.sleep, lambda left: None)
         return time.perf_counter() - start
 
 

@@ -1084,20 +1084,20 @@ def _shares(folder, n, size, seed, workers) -> Iterator[list]:
     code = f"import sys; sys.path[:0] = {sys.path!r}; from cyborg.demo import _work; _work()"
     task = dict(folder=str(folder), n=n, size=size, seed=seed, knobs=_knobs())
     with ExitStack() as stack:
-        crew = []
+        helpers = []
         for first in range(workers):
             pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            crew.append(
+            helpers.append(
                 stack.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes))
             )
-            stack.callback(crew[-1].kill)
+            stack.callback(helpers[-1].kill)
             print(
                 json.dumps(task | dict(first=first, shares=count, workers=workers)),
-                file=crew[-1].stdin,
+                file=helpers[-1].stdin,
                 flush=True,
             )
         for share in range(count):
-            yield _answers(crew[share % workers])
+            yield _answers(helpers[share % workers])
 
 # %% ../nbs/02_demo.ipynb #70fab36e
 def _write_demo(folder, n, size, seed, workers):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AGREEMENT', 'SUMMARY', 'SCENARIOS', 'DEMO', 'OVERHEAD', 'NOTEBOOK', 'TIMEOUT', 'LOST', 'KEPT', 'BASELINES',
            'run_results', 'compare_runs', 'compare', 'StudyError', 'Study', 'make_study', 'read_study', 'StudyRun',
-           'study_runs', 'score_systems', 'check_study', 'plan', 'run_seconds', 'estimate', 'Crew', 'visible_gpus',
-           'local_crew', 'distant_crew', 'slurm_crew', 'schedule', 'run_study', 'differences', 'Collected', 'collect',
-           'summary', 'overview', 'audit_data', 'main']
+           'study_runs', 'score_systems', 'check_study', 'plan', 'run_seconds', 'estimate', 'Cluster', 'visible_gpus',
+           'local_cluster', 'remote_cluster', 'slurm_cluster', 'schedule', 'run_study', 'differences', 'Collected',
+           'collect', 'summary', 'overview', 'audit_data', 'main']
 
 # %% ../nbs/10_study.ipynb #70a07ef3
 import json
@@ -816,7 +816,7 @@ def estimate(
 NOTEBOOK = Path(cyborg.__file__).resolve().parent.parent / "nbs" / "train.ipynb"
 
 
-class Crew(NamedTuple):
+class Cluster(NamedTuple):
     "Workers, and what each run gets of them."
 
     client: Client
@@ -833,11 +833,11 @@ def visible_gpus() -> tuple[str, ...]:
 
 # %% ../nbs/10_study.ipynb #f3440746
 @contextmanager
-def local_crew(
+def local_cluster(
     workers: int = 0,  # runs at a time; 0: one a GPU, otherwise one for every `threads` cores
     threads: int = 0,  # of each run; 0: one, or an equal share of the cores with GPUs
     gpus: bool = True,  # whether runs may use them
-) -> Iterator[Crew]:
+) -> Iterator[Cluster]:
     "A cluster on this machine, which ends with this process."
     devices = visible_gpus() if gpus else ()
     cores = usable_cores()
@@ -859,17 +859,17 @@ def local_crew(
             ) as cluster,
             Client(cluster) as client,
         ):
-            yield Crew(client, threads, devices, {}, local=True)
+            yield Cluster(client, threads, devices, {}, local=True)
 
 
 TIMEOUT = "15s"  # for a scheduler to answer
 
 # %% ../nbs/10_study.ipynb #11323d70
 @contextmanager
-def distant_crew(
+def remote_cluster(
     address: str,  # of a scheduler, tcp://HOST:8786
     threads: int = 0,  # of each run; 0: its worker's cores
-) -> Iterator[Crew]:
+) -> Iterator[Cluster]:
     "The workers of a running scheduler."
     try:
         client = Client(address, timeout=TIMEOUT)
@@ -881,14 +881,14 @@ def distant_crew(
     with client:
         workers = client.scheduler_info()["workers"].values()
         gpus = any("GPU" in worker.get("resources", {}) for worker in workers)
-        yield Crew(client, threads, (), {"GPU": 1} if gpus else {})
+        yield Cluster(client, threads, (), {"GPU": 1} if gpus else {})
 
 
 @contextmanager
-def slurm_crew(
+def slurm_cluster(
     workers: int,  # jobs
     threads: int = 0,  # of each run; 0: the cores of its job
-) -> Iterator[Crew]:
+) -> Iterator[Cluster]:
     "Jobs of Slurm, as the configuration of dask-jobqueue describes them, one run each."
     try:
         from dask_jobqueue import SLURMCluster
@@ -899,7 +899,7 @@ def slurm_crew(
         Client(cluster) as client,
     ):
         cluster.scale(jobs=workers)
-        yield Crew(client, threads, (), {})
+        yield Cluster(client, threads, (), {})
 
 # %% ../nbs/10_study.ipynb #2c163483
 def _work_done(
@@ -916,17 +916,17 @@ LOST = 60.0  # seconds without a worker after which none will come
 
 # %% ../nbs/10_study.ipynb #3649c750
 def schedule(
-    crew: Crew,
+    pool: Cluster,
     tasks: Mapping[str, tuple],  # name of a run -> arguments of `work`, in order of priority
     work: Callable[..., Any],  # what a worker does
     told: Callable[[int], None],  # called with the number of tasks left
     every: float = 20.0,  # seconds between two calls of `told`
 ) -> dict[str, Any]:  # name -> what `work` returned, or the exception that kept it from that
     "Give tasks to workers until all are done; those of a worker that dies go to another one."
-    client, mark = crew.client, secrets.token_hex(4)  # no result of an earlier session
+    client, mark = pool.client, secrets.token_hex(4)  # no result of an earlier session
     futures = {
         client.submit(
-            work, *arguments, key=f"{name}-{mark}", priority=-i, resources=crew.resources or None
+            work, *arguments, key=f"{name}-{mark}", priority=-i, resources=pool.resources or None
         ): name
         for i, (name, arguments) in enumerate(tasks.items())
     }
@@ -937,7 +937,7 @@ def schedule(
             left -= done
         if client.status == "closed":
             raise StudyError("the scheduler is gone; start again to go on")
-        if crew.client.nthreads() or not crew.local:
+        if pool.client.nthreads() or not pool.local:
             alive = time.monotonic()
         elif time.monotonic() - alive > LOST:
             raise StudyError("all workers of this machine have died; start again to go on")
@@ -959,7 +959,7 @@ def _task(
     run: StudyRun,
     study: Study,
     notebook: Path,
-    crew: Crew,
+    pool: Cluster,
 ) -> tuple:  # arguments of `execute_on_worker`
     "What a worker is told of a run: every setting, so that no default can differ there."
     parameters = {"preset": study.preset, **asdict(run.config)}
@@ -967,7 +967,7 @@ def _task(
         parameters["robustness"] = study.robustness
     environment = {k: v for k, v in os.environ.items() if k.startswith(("CYBORG_", "HF_"))}
     folder = str(run.config.folder)
-    return folder, str(notebook), parameters, environment, crew.threads, crew.devices
+    return folder, str(notebook), parameters, environment, pool.threads, pool.devices
 
 
 def _line(
@@ -984,17 +984,19 @@ def _line(
     )
 
 
-def _crew(
+def _cluster(
     cluster: str | None,
     workers: int,
     threads: int,
     study: Study,
-) -> AbstractContextManager[Crew]:
+) -> AbstractContextManager[Cluster]:
     "The workers that are asked for."
     if cluster is None:
-        return local_crew(workers, threads, gpus=study.settings.get("device") != "cpu")
+        return local_cluster(workers, threads, gpus=study.settings.get("device") != "cpu")
     return (
-        slurm_crew(workers or 1, threads) if cluster == "slurm" else distant_crew(cluster, threads)
+        slurm_cluster(workers or 1, threads)
+        if cluster == "slurm"
+        else remote_cluster(cluster, threads)
     )
 
 # %% ../nbs/10_study.ipynb #2db91fe8
@@ -1044,22 +1046,22 @@ def run_study(
     if not todo:
         tell(_line(table, 0, np.nan))
         return table
-    with _claimed(study), _crew(cluster, workers, threads, study) as crew:
+    with _claimed(study), _cluster(cluster, workers, threads, study) as pool:
         for run in todo:  # a failure of an earlier session is no longer the state of things
             (run.config.folder / OUTCOME).unlink(missing_ok=True)
         if find_spec("bokeh"):
-            tell(f"dashboard: {crew.client.dashboard_link}")
+            tell(f"dashboard: {pool.client.dashboard_link}")
         start, (before, whole) = time.monotonic(), _work_done(plan(study), weights)
 
         def told(left: int) -> None:
             now = plan(study)
             done = _work_done(now, weights)[0]
             pace = (done - before) / (time.monotonic() - start)
-            running = min(left, sum(crew.client.nthreads().values()))
+            running = min(left, sum(pool.client.nthreads().values()))
             tell(_line(now, running, (whole - done) / pace if pace > 0 else np.nan))
 
-        tasks = {r.config.name: _task(r, study, Path(notebook), crew) for r in todo}
-        ended = schedule(crew, tasks, execute_on_worker, told, every)
+        tasks = {r.config.name: _task(r, study, Path(notebook), pool) for r in todo}
+        ended = schedule(pool, tasks, execute_on_worker, told, every)
         for name, outcome in ended.items():
             if isinstance(outcome, BaseException):
                 error = f"{type(outcome).__name__}: {outcome}"

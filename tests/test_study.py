@@ -34,7 +34,7 @@ from cyborg.study import (
     check_study,
     collect,
     estimate,
-    local_crew,
+    local_cluster,
     make_study,
     plan,
     read_study,
@@ -621,9 +621,9 @@ def test_a_run_ends_with_its_maker(toy, tmp_path):
 def test_a_task_that_kills_its_workers_is_a_failure_and_not_a_wait(monkeypatch):
     "Dask gives it up after some deaths, or the local workers do not come back; either way it ends."
     monkeypatch.setattr("cyborg.study.LOST", 3.0)
-    with local_crew(workers=1, gpus=False) as crew:
+    with local_cluster(workers=1, gpus=False) as pool:
         try:
-            ended = schedule(crew, {"a": (9,)}, os._exit, lambda left: None, 5)
+            ended = schedule(pool, {"a": (9,)}, os._exit, lambda left: None, 5)
         except StudyError as error:
             assert "have died" in str(error)
         else:
@@ -651,14 +651,14 @@ def test_slurm_jobs_hold_one_run_each():
     jobqueue = pytest.importorskip("dask_jobqueue")
     import dask
 
-    from cyborg.study import slurm_crew
+    from cyborg.study import slurm_cluster
 
     with dask.config.set({"jobqueue.slurm.cores": 8, "jobqueue.slurm.memory": "8GB"}):
         cluster = jobqueue.SLURMCluster(worker_extra_args=["--nthreads", "1"])
         script = cluster.job_script()
         cluster.close()
     assert script.rstrip().endswith("--nthreads 1")
-    assert slurm_crew
+    assert slurm_cluster
 
 
 # --- a real training, through the command -----------------------------------------------------
