@@ -89,7 +89,8 @@ def one_subject(
 ) -> tuple[list[dict], list[dict]]:  # pictures, trials
     "A whole session."
     browser, pictures, asked = Browser(port), [], []
-    entry = {"worker": worker, "entry": {}, "consent": True}
+    agreed = json.loads(browser.ask("/api/texts")[0])["consent_hash"]
+    entry = {"worker": worker, "entry": {}, "consent": agreed}
     token = json.loads(browser.ask("/api/enter", entry)[0])["token"]
     browser.headers = {"Authorization": f"Bearer {token}"}
     while True:

@@ -98,7 +98,8 @@ class Subject:
 
     async def run(self, deadline: float):
         await asyncio.sleep(self.random.random() * self.think)
-        entry = {"worker": self.worker, "entry": {}, "consent": True}
+        agreed = (await self.ask("texts", "GET", "api/texts")).json()["consent_hash"]
+        entry = {"worker": self.worker, "entry": {}, "consent": agreed}
         token = (await self.ask("enter", "POST", "api/enter", json=entry)).json()["token"]
         self.headers = {"Authorization": f"Bearer {token}"}
         while time.perf_counter() < deadline:

@@ -6,15 +6,17 @@
 __all__ = ['POINTS', 'FaceSource', 'FILLS', 'GREY', 'BOX_COLUMNS', 'BOX_OPTIONS', 'STATUSES', 'SEVERAL', 'CHUNK', 'Face',
            'crop_box', 'Crop', 'eye_angle', 'face_crop', 'crop_points', 'crop_picture', 'crop_map', 'BoxTable',
            'read_boxes', 'centerface_faces', 'onnx_network', 'CenterFace', 'Choice', 'beyond', 'choose_face',
-           'read_picture', 'read_photographs', 'open_photographs', 'Ledger', 'file_stamp', 'resume', 'crop_names',
-           'CropRule', 'Crops', 'crop_manifest']
+           'read_picture', 'read_photographs', 'open_photographs', 'Ledger', 'file_stamp', 'row_stamp', 'resume',
+           'crop_names', 'CropRule', 'Crops', 'crop_manifest']
 
 # %% ../nbs/03_crop.ipynb #499c4e31
+import hashlib
 import json
 import math
 import os
 import sqlite3
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -258,7 +260,8 @@ class BoxTable:
         self.values = values[~np.isnan(values[:, 0])]
         names = table["image"][~np.isnan(values[:, 0])].astype(str).reset_index(drop=True)
         self.rows = names.groupby(names, sort=False).indices
-        self.settings = {"source": "table", "rows": len(table)}
+        told = "\0".join(names).encode() + self.values.tobytes()
+        self.settings = {"source": "table", "boxes": hashlib.sha256(told).hexdigest()}
 
     def __call__(
         self,
@@ -283,9 +286,7 @@ def read_boxes(
     if absent := [name for name in columns.values() if name not in table]:
         raise ManifestError(f"{path} lacks the column {absent[0]!r}; it has {[*table]}")
     taken = table.assign(**{ours: table[theirs] for ours, theirs in columns.items()})
-    boxes = BoxTable(taken, str(path))
-    boxes.settings |= {"file": content_hash(path), "columns": columns}
-    return boxes
+    return BoxTable(taken, str(path))
 
 # %% ../nbs/03_crop.ipynb #1a8ac925
 def centerface_faces(
@@ -592,6 +593,15 @@ def file_stamp(
             stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
     return "|".join(stamps)
 
+
+def row_stamp(
+    row: Mapping[str, Any],  # of a manifest
+    columns: Iterable[str] | None = None,  # those that count; None: all
+) -> str:  # 64 hexadecimal digits
+    "Hash of a row's values: what changes when they do."
+    told = {name: str(row.get(name, "")) for name in (row if columns is None else columns)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
 # %% ../nbs/03_crop.ipynb #a2b1642b
 def resume(
     names: Iterable[str],  # of the results, none twice; may be a stream
@@ -674,8 +684,8 @@ def _kept_record(
 # %% ../nbs/03_crop.ipynb #ca71eba3
 def _crop_one(
     image: str,  # relative to the manifest's root
-    map: str,  # likewise, or empty
-    name: str,  # of the crop and its map, below their folders
+    maps: Mapping[str, str],  # folder of cropped maps -> the image's map, likewise
+    name: str,  # of the crop and its maps, below their folders
     folders: tuple[Path, Path],  # the manifest's root, and the folder that is written
     source: FaceSource,
     rule: CropRule,
@@ -684,7 +694,7 @@ def _crop_one(
     (root, out), record = folders, {"faces": 0}
     try:
         pixels = read_picture(safe_path(root, image))
-        human = read_map(safe_path(root, map)) if map else None
+        read = {place: read_map(safe_path(root, map)) for place, map in maps.items()}
         faces, shape = source(pixels, image), pixels.shape[:2]
         choice = choose_face(faces, shape, rule.several, rule.least, rule.cut, rule.level)
         record |= {"status": choice.status, "reason": choice.reason, "faces": len(faces)}
@@ -697,8 +707,8 @@ def _crop_one(
         return record | {"status": "unreadable", "reason": str(error)}
     with atomic_path(out / "crops" / name) as temporary:
         Image.fromarray(cut).save(temporary, format="PNG")
-    if human is not None:
-        write_map(out / "maps" / name, crop_map(human, crop))
+    for place, map in read.items():
+        write_map(out / place / name, crop_map(map, crop))
     return record | _kept_record(choice, crop)
 
 # %% ../nbs/03_crop.ipynb #c6a580d6
@@ -715,60 +725,111 @@ class Crops(NamedTuple):
         return counts.reindex(columns=[s for s in STATUSES if s in counts])
 
 
+def _map_folders(
+    table: pd.DataFrame,  # of the photographs
+    columns: Sequence[str],  # of maps, besides `map`
+) -> dict[str, str]:  # column -> folder of its cropped maps
+    "Where the maps of each column go; ManifestError for one that is no column of maps."
+    for name in columns:
+        if name not in table or name in COLUMNS:
+            others = [other for other in table if other not in COLUMNS]
+            hint = did_you_mean(name, others)
+            raise ManifestError(f"map_columns names {name!r}{hint}; expected some of {others}")
+    return {"map": "maps"} | {name: f"maps_{name}" for name in columns}
+
+
+def _left_behind(
+    manifest: Manifest,  # of the photographs
+    taken: Iterable[str],  # columns of maps that are cropped
+) -> list[str]:
+    "Columns that name pictures below the photographs' folder, which the crops' folder lacks."
+    others = manifest.table.drop(columns=[*COLUMNS, *taken, "original"], errors="ignore")
+    pictures = others.apply(lambda column: column.str.lower().str.endswith(IMAGE_SUFFIXES))
+    named = {name: others[name][pictures[name]] for name in others}
+    return [k for k, paths in named.items() if any((manifest.root / p).is_file() for p in paths)]
+
+
+def _crop_rows(
+    manifest: Manifest,  # of the photographs
+    places: Mapping[str, str],  # column of maps -> folder of its cropped maps
+) -> dict[str, tuple[dict[str, str], str]]:  # image -> its map for each folder, name of its crop
+    "What is cropped together; ManifestError where an image is named twice."
+    images = manifest.table["image"]
+    if images.duplicated().any():
+        raise ManifestError(f"manifest names {images[images.duplicated()].iloc[0]} twice")
+    maps = manifest.table[[*places]].rename(columns=places).to_dict("records")
+    maps = [{place: path for place, path in row.items() if path} for row in maps]
+    return dict(zip(images, zip(maps, crop_names(images), strict=True), strict=True))
+
+
 def _crops_manifest(
     manifest: Manifest,  # of the photographs
     records: pd.DataFrame,  # a row a photograph
-    names: Sequence[str],  # of the crops
+    rows: Mapping[str, tuple[dict[str, str], str]],  # of _crop_rows
+    places: Mapping[str, str],  # column of maps -> folder of its cropped maps
     out: Path,
 ) -> Manifest:
     "The manifest of the crops."
-    kept = (records["status"] == "kept").to_numpy()
+    kept = records["status"] == "kept"
     table = manifest.table[kept].assign(original=manifest.table["image"][kept])
-    names = pd.Series(names)[kept].to_numpy()
-    table["image"] = [f"crops/{name}" for name in names]
-    has = (manifest.table["map"][kept] != "").to_numpy()
-    table["map"] = [f"maps/{n}" if there else "" for n, there in zip(names, has, strict=True)]
-    hidden = ["status", "reason", "image", *manifest.table.columns]
-    told = records[kept].drop(columns=[name for name in hidden if name in records])
-    return Manifest(table.join(told), out, manifest.classes)
+    names = table["image"].map(lambda image: rows[image][1])
+    table["image"] = "crops/" + names
+    for column, place in places.items():
+        table[column] = (place + "/" + names).where(table[column] != "", "")
+    told = records[kept].drop(columns=["status", "reason"])
+    left = [*_left_behind(manifest, places), *told]
+    return Manifest(table.drop(columns=left, errors="ignore").join(told), out, manifest.classes)
 
 # %% ../nbs/03_crop.ipynb #393e342e
+def _crop_records(
+    rows: Mapping[str, tuple[dict[str, str], str]],  # of _crop_rows
+    folders: tuple[Path, Path],  # the manifest's root, and the folder that is written
+    source: FaceSource,
+    rule: CropRule,
+    ledger: Ledger,
+    threads: int | None,  # None: one a usable core
+) -> Iterator[dict]:  # a record a row
+    "Crop what has changed since it was cropped, or whose crop or map is gone."
+    root, out = folders
+    work = lambda image: _crop_one(image, *rows[image], folders, source, rule)  # noqa: E731
+    files = lambda image: [root / name for name in (image, *rows[image][0].values())]  # noqa: E731
+    stamp = lambda image: f"{file_stamp(*files(image))}|{json.dumps(rows[image])}"  # noqa: E731
+    made = lambda image: [out / x / rows[image][1] for x in ("crops", *rows[image][0])]  # noqa: E731
+    gone = lambda image: any(not path.is_file() for path in made(image))  # noqa: E731
+    lost = lambda image, record: record["status"] == "kept" and gone(image)  # noqa: E731
+    return resume([*rows], work, ledger, stamp, "faces", threads, lost)
+
+
 def crop_manifest(
     manifest: Manifest,  # photographs, with or without maps
-    out: str | Path,  # folder of crops/, maps/, crops.csv, photographs.csv
+    out: str | Path,  # folder of crops/, maps/, maps_COLUMN/, crops.csv, photographs.csv
     source: FaceSource | None = None,  # of face boxes; None: CenterFace
     rule: CropRule | None = None,  # None: the paper's
     threads: int | None = None,  # None: one a usable core
     overwrite: bool = False,  # throw away crops of other settings
+    map_columns: Sequence[str] = (),  # further columns of maps, cropped like `map`
 ) -> Crops:
     "Crop every photograph of a manifest, going on where it was stopped."
     rule, out = rule or CropRule(), Path(out).expanduser().resolve()
     _check_rule(rule)
-    if manifest.table["image"].duplicated().any():
-        again = manifest.table["image"][manifest.table["image"].duplicated()].iloc[0]
-        raise ManifestError(f"manifest names {again} twice")
+    places = _map_folders(manifest.table, map_columns)
+    rows = _crop_rows(manifest, places)
+    if left := _left_behind(manifest, places):
+        told = f"{left} name pictures below {manifest.root} and are left out of the crops' manifest"
+        warnings.warn(f"{told}; map_columns crops maps, too", stacklevel=2)
     source = CenterFace() if source is None else source
     own = {"source": getattr(source, "__qualname__", type(source).__name__)}
-    told = getattr(source, "settings", own)
-    settings = {**rule._asdict(), **told, "root": str(manifest.root)}
+    settings = {**rule._asdict(), **getattr(source, "settings", own), "root": str(manifest.root)}
     ledger = Ledger(out / "crops.sqlite", settings, overwrite)
-    images, maps = manifest.table["image"].tolist(), manifest.table["map"].tolist()
-    names, root = crop_names(images), manifest.root
-    rows = {image: (map, name) for image, map, name in zip(images, maps, names, strict=True)}
-    work = lambda image: _crop_one(image, *rows[image], (root, out), source, rule)  # noqa: E731
-    stamp = lambda image: file_stamp(*(root / n for n in (image, rows[image][0]) if n))  # noqa: E731
-    lost = lambda image, record: (  # noqa: E731
-        record["status"] == "kept" and not (out / "crops" / rows[image][1]).is_file()
-    )
-    told = resume(images, work, ledger, stamp, "faces", threads, lost)
+    told = _crop_records(rows, (manifest.root, out), source, rule, ledger, threads)
     records = pd.DataFrame(list(told), index=manifest.table.index)
-    crops = _crops_manifest(manifest, records, names, out)
+    crops = _crops_manifest(manifest, records, rows, places, out)
     table = manifest.table[["image", "label", "source"]].join(records)
     with atomic_path(out / "photographs.csv") as temporary:
         table.to_csv(temporary, index=False)
     if not len(crops):
         counts = records["status"].value_counts().to_dict()
-        first = f"{images[0]}: {records['reason'].iloc[0]}"
-        raise ValueError(f"none of {len(images)} photographs gave a crop: {counts}, first {first}")
+        first = f"{table['image'][0]}: {table['reason'][0]}"
+        raise ValueError(f"none of {len(table)} photographs gave a crop: {counts}, first {first}")
     write_manifest(crops, out / "crops.csv")
     return Crops(crops, table)

@@ -20,12 +20,14 @@ import pandas as pd
 from fastcore.basics import patch
 
 from cyborg.crop import (
+    BOX_OPTIONS,
     POINTS,
     Ledger,
     file_stamp,
     onnx_network,
     read_picture,
     resume,
+    row_stamp,
 )
 from .manifest import Manifest, content_hash, did_you_mean, safe_path
 
@@ -41,6 +43,9 @@ def sharpness(
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     variance = float(cv2.Laplacian(grey, cv2.CV_64F).var())
     return variance / (variance + HALF_SHARP)
+
+
+sharpness.columns = ()
 
 # %% ../nbs/03a_quality.ipynb #055062e8
 def _number(
@@ -66,12 +71,18 @@ def face_size(
     return min(1.0, max(0.0, _number(row, "face_side") / wanted))
 
 
+face_size.columns = ("face_side",)
+
+
 def confidence(
     pixels: np.ndarray | None,  # not used
     row: Mapping[str, Any],  # score: of the detector, in [0, 1]
 ) -> float:  # in [0, 1]
     "How sure the detector was."
     return min(1.0, max(0.0, _number(row, "score")))
+
+
+confidence.columns = ("score",)
 
 # %% ../nbs/03a_quality.ipynb #ceb84059
 NOSE = 0.58  # of the way from eyes to mouth, on faces seen from the front
@@ -103,6 +114,9 @@ def pose(
     points = [[_number(row, f"{name}_{axis}") for axis in "xy"] for name in POINTS]
     return frontality(np.array(points))
 
+
+pose.columns = BOX_OPTIONS[1:]  # the landmarks
+
 # %% ../nbs/03a_quality.ipynb #9556fca7
 Scorer = Callable[[np.ndarray, Mapping[str, Any]], float]  # of (S, S, 3) uint8 RGB and its row
 SCORERS: dict[str, Scorer] = {
@@ -131,6 +145,8 @@ def overall(
 # %% ../nbs/03a_quality.ipynb #957b8103
 class OnnxScorer:
     "A quality network as a scorer; may be called from several threads."
+
+    columns = ()  # of the row, see above
 
     def __init__(
         self,
@@ -182,6 +198,12 @@ def _told(scorer: Scorer) -> Any:
     return getattr(scorer, "settings", getattr(scorer, "__qualname__", type(scorer).__name__))
 
 
+def _columns(scorers: Mapping[str, Scorer]) -> set[str] | None:
+    "The columns that scorers read; None where one of them does not say."
+    told = [getattr(scorer, "columns", None) for scorer in scorers.values()]
+    return None if None in told else set().union(*told)
+
+
 def _score_one(
     row: Mapping[str, Any],
     root: Path,
@@ -215,8 +237,9 @@ def score_images(
     scores = Ledger(ledger, settings, overwrite)
     table, place = manifest.table, pd.Index(manifest.table["image"])
     row = lambda name: table.iloc[place.get_loc(name)].to_dict()  # noqa: E731
-    work = lambda name: _score_one(row(name), manifest.root, scorers, weights)  # noqa: E731
-    stamp = lambda name: file_stamp(manifest.root / name)  # noqa: E731
+    columns, root = _columns(scorers), manifest.root
+    work = lambda name: _score_one(row(name), root, scorers, weights)  # noqa: E731
+    stamp = lambda x: f"{file_stamp(root / x)}|{row_stamp(row(x), columns)}"  # noqa: E731
     for _ in resume(table["image"], work, scores, stamp, "quality", threads, value="quality"):
         pass
     return scores

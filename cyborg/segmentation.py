@@ -21,7 +21,16 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from .crop import POINTS, Ledger, crop_names, file_stamp, read_picture, resume
+from cyborg.crop import (
+    BOX_OPTIONS,
+    POINTS,
+    Ledger,
+    crop_names,
+    file_stamp,
+    read_picture,
+    resume,
+    row_stamp,
+)
 from .manifest import Manifest, content_hash, did_you_mean, safe_path
 from .models import WeightsError, read_state_dict
 from .saliency import is_flat, region_map, resize_map, write_map
@@ -274,6 +283,8 @@ MapSource = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]  # of (S, S, 3
 class FaceParser:
     "BiSeNet as a source of maps."
 
+    columns = ()  # of the row that it reads; where a source does not say, the whole row counts
+
     def __init__(
         self,
         path: str | Path,  # weights of face parsing, such as 79999_iter.pth
@@ -325,6 +336,9 @@ def landmark_source(
         raise ValueError(f"no landmarks: {names[int(numbers.isna().argmax())]} is no number")
     return landmark_map(numbers.to_numpy().reshape(4, 2), len(pixels))
 
+
+landmark_source.columns = BOX_OPTIONS[1:]  # the landmarks
+
 # %% ../nbs/05b_segmentation.ipynb #24c8662d
 class Segmented(NamedTuple):
     "A manifest with a column of maps, and the images for which there is none."
@@ -363,7 +377,8 @@ def segment_manifest(
     ledger = Ledger(root / f"{column}.sqlite", {"source": told}, overwrite)
     row = lambda image: table.iloc[place[image]].to_dict()  # noqa: E731
     work = lambda image: _segment_one(row(image), source, root, names[place[image]])  # noqa: E731
-    stamp = lambda image: file_stamp(root / image)  # noqa: E731
+    columns = getattr(source, "columns", None)
+    stamp = lambda x: f"{file_stamp(root / x)}|{row_stamp(row(x), columns)}"  # noqa: E731
     lost = lambda image, record: record["map"] and not (root / record["map"]).is_file()  # noqa: E731
     images = table["image"].tolist()
     records = pd.DataFrame(list(resume(images, work, ledger, stamp, column, threads, lost)))

@@ -382,6 +382,63 @@ def test_only_what_changed_is_done_again(tmp_path):
     assert len(searched) == 8
 
 
+def test_boxes_that_moved_are_boxes_of_another_table(tmp_path):
+    manifest, boxes = photographs(tmp_path / "in", 2)
+    crop_manifest(manifest, tmp_path / "out", BoxTable(boxes), RULE)
+    crop_manifest(manifest, tmp_path / "out", BoxTable(boxes.assign(note="seen")), RULE)
+    swapped = boxes.assign(image=boxes["image"].to_numpy()[::-1])
+    for other in (boxes.assign(x0=boxes["x0"] + 5), swapped):  # as many rows
+        with pytest.raises(ValueError, match="boxes was"):
+            crop_manifest(manifest, tmp_path / "out", BoxTable(other), RULE)
+    moved = boxes.assign(x0=boxes["x0"] + 5)
+    crops = crop_manifest(manifest, tmp_path / "out", BoxTable(moved), RULE, overwrite=True)
+    assert crops.table["face_x0"].tolist() == [35, 35]
+
+
+def test_another_map_of_the_same_size_and_time_is_another_map(tmp_path):
+    manifest, boxes = photographs(tmp_path / "in", 2)
+    place = tmp_path / "in" / "maps"
+    for name, value in (("old", 0.2), ("new", 0.8)):
+        write_map(place / f"{name}.png", np.full((120, 120), value, np.float32))
+        os.utime(place / f"{name}.png", (1, 1))
+    assert len({(place / f"{name}.png").stat().st_size for name in ("old", "new")}) == 1
+    for name, value in (("old", 0.2), ("new", 0.8)):
+        changed = Manifest(manifest.table.assign(map=f"maps/{name}.png"), manifest.root)
+        made = crop_manifest(changed, tmp_path / "out", BoxTable(boxes), RULE).manifest
+        written = read_map(made.root / made.table["map"][0])
+        assert written[17, 17] == pytest.approx(value, abs=0.01)
+
+
+def test_a_further_column_of_maps_is_cropped_or_left_out(tmp_path):
+    manifest, boxes = photographs(tmp_path / "in")
+    teacher = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (120, 1))
+    write_map(tmp_path / "in" / "t" / "0.png", teacher)
+    table = manifest.table.assign(teacher="t/0.png", camera="cam.jpg", left_eye_x="999")
+    table.loc[1, "teacher"] = ""
+    manifest, out = Manifest(table, manifest.root), tmp_path / "out"
+    crop = lambda *names: crop_manifest(manifest, out, BoxTable(boxes), RULE, map_columns=names)  # noqa: E731
+    run = lambda *names: crop(*names).manifest  # noqa: E731
+    with pytest.warns(UserWarning, match=r"\['teacher'\] name pictures below"):
+        without = run()
+    assert "teacher" not in without.table
+    assert set(without.table["camera"]) == {"cam.jpg"}  # no file there: only a name
+    assert "999" not in without.table["left_eye_x"].tolist()  # a place in the photograph
+    cropped = run("teacher")
+    names = cropped.table["teacher"].tolist()
+    assert names[:3] == ["maps_teacher/authentic/0.png", "", "maps_teacher/authentic/2.png"]
+    assert read_manifest(out / "crops.csv", root=out).table["teacher"].tolist() == names
+    # the crop is 119 x 119 from x = 0.5, so its left quarter ends at 0.5 + 119 / 4
+    written = read_map(out / names[0])
+    assert written.shape == (34, 34)
+    assert written[17, 8] == pytest.approx((0.5 + 8.5 * 3.5) / 120, abs=0.02)
+    (out / names[0]).unlink()
+    run("teacher")
+    assert (out / names[0]).is_file()
+    for wrong in ("teachr", "split", "image"):
+        with pytest.raises(ManifestError, match=f"map_columns names '{wrong}'"):
+            run(wrong)
+
+
 def test_a_killed_run_goes_on(tmp_path):
     manifest, boxes = photographs(tmp_path / "in", 150)
     boxes.to_csv(tmp_path / "boxes.csv", index=False)

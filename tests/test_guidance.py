@@ -2,6 +2,7 @@
 
 import json
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ from cyborg.guidance import (
     blurred,
     guided_loss,
     pyramid,
+    res_threshold,
     time_weights,
 )
 from cyborg.loss import cyborg_loss, dynamic_alpha
@@ -113,13 +115,13 @@ def literal_res(maps, human, imputed):
     m, h = every(scaled(maps)), every(scaled(human))
     marked = [i for i, b in enumerate(h) if b >= 0.5]
     out = [i for i, b in enumerate(h) if b < 0.05]
-    best, a = -1.0, 0.0
-    for i in range(len(m)):  # every labelled cell's value is tried as the threshold
-        if i in marked or i in out:
-            kept = sum(m[j] >= m[i] for j in marked) / len(marked)
-            kept += sum(m[j] < m[i] for j in out) / len(out)
-            if kept > best:
-                best, a = kept, m[i]
+    best, a = Fraction(0), 0.0
+    # just above each ruled-out cell, then at each marked one; a later one must be better
+    for v in [m[i] + 1e-4 for i in out] + [m[i] for i in marked]:
+        kept = Fraction(sum(v <= m[j] for j in marked), len(marked))
+        kept += Fraction(sum(v > m[j] for j in out), len(out))
+        if kept > best:
+            best, a = kept, v
     off = [abs(math.tanh(5 * (m[i] - a)) - 1) for i in marked]
     off += [abs(math.tanh(5 * (m[i] - a)) + 1) for i in out]
     near = [abs(p - q) for p, q in zip(m, every(imputed), strict=True)]
@@ -235,19 +237,38 @@ def test_term_equals_its_literal_version(name, cells):
 
 
 @pytest.mark.parametrize("name", GUIDANCES)
-def test_term_has_right_gradients_and_finite_ones_where_maps_are_flat(name):
+def test_term_has_right_gradients_and_finite_ones_where_maps_are_flat(name, monkeypatch):
     case = random_case(2, images=2, cells=(3, 4))
     term = lambda maps: GUIDANCES[name].term(case._replace(maps=maps))  # noqa: E731
-    maps = case.maps.clone().requires_grad_()
-    # Harmonisation holds the human map's scale fixed, so a finite difference is no oracle for it.
-    if name != "harmonisation":
-        assert torch.autograd.gradcheck(term, maps)
+    maps, held = case.maps.clone().requires_grad_(), {}
+    # RES holds its threshold fixed, and harmonisation the human map's scale: a finite difference
+    # is an oracle only for a threshold that stays, and none for harmonisation.
+    with monkeypatch.context() as patch:
+        once = lambda *given: held.setdefault("a", res_threshold(*given))  # noqa: E731
+        patch.setattr("cyborg.guidance.res_threshold", once)
+        if name != "harmonisation":
+            assert torch.autograd.gradcheck(term, maps)
     for value in (0.0, 3.0, -1.0):
         flat = torch.full_like(case.maps, value).requires_grad_()
         loss = GUIDANCES[name].term(case._replace(maps=flat, false_maps=-flat)).sum()
         assert loss.isfinite()
         (gradient,) = torch.autograd.grad(loss, flat)
         assert gradient.isfinite().all()
+
+
+def test_res_threshold_lies_just_above_a_ruled_out_cell_where_many_are_as_good():
+    "Maps that half agree, as in training: hardly any threshold lies at a marked cell."
+    generator = torch.Generator().manual_seed(0)
+    people = torch.rand(100, 49, generator=generator) ** 4
+    model = 0.6 * people + 0.4 * torch.rand(100, 49, generator=generator)
+    marked, ruled_out = people >= 0.5, people < 0.05
+    a = res_threshold(model, marked, ruled_out)
+    apart = a[:, None] - model
+    on_marked = (marked & (apart == 0)).any(1)
+    above_ruled_out = (ruled_out & ((apart - 1e-4).abs() < 1e-6)).any(1)
+    assert (on_marked | above_ruled_out).all() and on_marked.sum() <= 10
+    half = res_threshold(model.half(), marked, ruled_out)  # 1e-4 is lost in half precision
+    assert half.dtype == torch.float32 and (half - a).abs().median() < 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(set(GUIDANCES) - {"rrr", "energy", "attention"}))

@@ -230,6 +230,48 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert len(list(ledger.largest())) == 200
 
 
+@pytest.mark.parametrize("scorer", [confidence, lambda pixels, row: float(row["score"])])
+def test_scores_follow_the_rows_that_they_are_made_of(tmp_path, scorer):
+    "Whether the scorer says which columns it reads or not."
+    manifest = pictures(tmp_path / "in", [10, 10])
+    best = []
+    for values in (["0.9", "0.1"], ["0.1", "0.9"]):
+        scored = Manifest(manifest.table.assign(score=values), manifest.root)
+        ledger = score_images(scored, tmp_path / "q", {"own": scorer})
+        best.append(keep_best(scored, ledger, 1).manifest.table["image"][0])
+    assert best == ["0000.png", "0001.png"]
+
+
+def test_columns_that_no_scorer_reads_leave_the_scores(tmp_path):
+    manifest, seen = pictures(tmp_path / "in", [10, 20]), []
+
+    def brightness_seen(pixels, row):
+        seen.append(row["image"])
+        return brightness(pixels, row)
+
+    brightness_seen.columns = ("face_side",)
+    for split in ("train", "test"):
+        table = manifest.table.assign(split=split)
+        score_images(Manifest(table, manifest.root), tmp_path / "q", {"b": brightness_seen})
+    assert len(seen) == 2
+    table = manifest.table.assign(face_side="7")
+    score_images(Manifest(table, manifest.root), tmp_path / "q", {"b": brightness_seen})
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scorers_read_no_column_but_those_they_tell(name):
+    asked = set()
+
+    class Row(dict):
+        def __getitem__(self, column):
+            asked.add(column)
+            return "1"
+
+    SCORERS[name](np.zeros((8, 8, 3), np.uint8), Row())
+    assert asked == set(SCORERS[name].columns)
+
+
 def test_memory_does_not_grow(tmp_path):
     "Ten times the images take no more memory, but for the manifest itself."
     small = pictures(tmp_path / "in", range(100))

@@ -340,6 +340,20 @@ def test_a_killed_run_goes_on_and_lost_maps_are_made_again(tmp_path):
     assert made == ["7.png", "9.png"]
 
 
+def test_a_map_follows_the_landmarks_it_is_made_of(tmp_path):
+    manifest = crops(tmp_path / "faces")
+    place = tmp_path / "faces" / "segmentation" / "3.png"
+    segment_manifest(manifest)
+    moved = manifest.table.copy()
+    moved["nose_x"] = ["" if x == "" else str(float(x) + 12) for x in moved["nose_x"]]
+    segment_manifest(Manifest(moved, manifest.root))
+    expected = landmark_map(UPRIGHT + 3 + [[0, 0], [0, 0], [12, 0], [0, 0]], 128)
+    np.testing.assert_allclose(read_map(place), expected, atol=1 / 255)
+    made = place.stat().st_mtime_ns
+    segment_manifest(Manifest(moved.assign(split="train", quality="0.3"), manifest.root))
+    assert place.stat().st_mtime_ns == made  # nobody looked at these columns
+
+
 def test_no_map_at_all_is_an_error(tmp_path):
     manifest = crops(tmp_path / "faces", 1)
     with pytest.raises(ValueError, match="none of 1 images got a map: no landmarks"):
