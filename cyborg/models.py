@@ -162,6 +162,19 @@ class WeightsError(ValueError):
     """Weights that cannot be had, read, or fitted to the network."""
 
 
+def _refuse_other_files(
+    path: Path,  # of any content
+) -> None:
+    "WeightsError for a file that begins like neither a zip, a pickle nor safetensors."
+    with path.open("rb") as file:
+        start = file.read(40)
+    if not start:
+        raise WeightsError(f"{path} is no weights file, it has 0 bytes")
+    if not start.startswith((b"PK", b"\x80")) and start[8:9] != b"{":
+        told = f"it begins with {start.decode('utf-8', 'replace')!r}: an error page"
+        raise WeightsError(f"{path} is no weights file, {told} or a git-lfs pointer?")
+
+
 def read_state_dict(
     path: str | Path,  # `.safetensors`, or a file written by `torch.save`
     entry: str = "state_dict",  # that may hold the tensors, beside other things
@@ -172,6 +185,7 @@ def read_state_dict(
         raise WeightsError(
             f"weights is {str(path)!r}: no such file (wanted imagenet, none, package, or a file)"
         )
+    _refuse_other_files(path)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -32,6 +32,7 @@ QUIRKS = {
     "second_forward": "DenseNet: features of a second pass, so batch norm is updated twice a step",
     "unguarded": "a flat map, the model's or a human one, is divided by 0 and gives NaN",
     "last_batch": "an epoch may end with a batch of one image",
+    "map_resize": "a human map is resized as 8-bit grey by Pillow, not averaged, see `open_maps`",
     "dropout": "Inception: torchvision's dropout of one half before its linear layer",
     "score": "a test image's score is the sigmoid of the second logit, see `released_score`",
 }
@@ -189,24 +190,44 @@ class ReleasedRun(NamedTuple):
     "A run folder of the released code."
 
     weights: Path  # final_model.pth, or current_model.pth of an unfinished run
-    alpha: float | None  # of the folder's name
-    run: int | None  # of the folder's name
+    alpha: float | None  # weight of the classification part; None where nothing says it
+    run: int | None  # from 1; None where the folder is not named by alpha and run
     params: dict[str, Any]  # params.json, the command line
     log: dict[str, Any]  # model_log.json
+
+
+def _alpha_and_run(
+    folder: Path,  # of a run
+    params: dict[str, Any],  # its params.json
+) -> tuple[float | None, int | None]:
+    "Alpha by params.json or the folder around, and what the folder's name holds besides."
+    around = re.fullmatch(r"cams_(\d+(?:\.\d+)?)", folder.parent.name)
+    told = [params["alpha"]] if "alpha" in params else []
+    told += [around[1]] if around else []
+    if not told:
+        return None, None
+    alphas = [float(alpha) for alpha in told]
+    if len({*alphas}) > 1:
+        where = f"its params.json {alphas[0]} and {folder.parent.name} {alphas[1]}"
+        raise ValueError(f"{folder}: two values of alpha, {where}")
+    written = [around[1]] if around else [str(alphas[0]), f"{alphas[0]:g}"]
+    runs = [re.fullmatch(rf"cams_{re.escape(text)}(\d+)", folder.name) for text in written]
+    found = next((match for match in runs if match), None)
+    if not found and folder.name.startswith("cams_"):
+        raise ValueError(f"{folder} is not named as run of alpha {alphas[0]:g}, cams_{written[0]}1")
+    return alphas[0], int(found[1]) if found else None
 
 
 def read_released_run(
     folder: str | Path,  # for example densenet/cams_0.5/cams_0.51
 ) -> ReleasedRun:
-    "What a released run folder holds; cams_0.51 is the first run with alpha 0.5."
+    "What a released run folder holds; cams_0.5/cams_0.51 is the first run with alpha 0.5."
     folder = Path(folder)
     logs = folder / "Logs"
     found = [p for p in (logs / "final_model.pth", logs / "current_model.pth") if p.is_file()]
     if not found:
         raise FileNotFoundError(f"{logs} holds no final_model.pth and no current_model.pth")
-    match = re.fullmatch(r"cams_(\d\.\d)(\d+)", folder.name)
     read = lambda p: json.loads(p.read_text()) if p.is_file() else {}  # noqa: E731
-    alpha, run = (float(match[1]), int(match[2])) if match else (None, None)
-    return ReleasedRun(
-        found[0], alpha, run, read(logs / "params.json"), read(logs / "model_log.json")
-    )
+    params = read(logs / "params.json")
+    named = _alpha_and_run(folder.resolve(), params)
+    return ReleasedRun(found[0], *named, params, read(logs / "model_log.json"))

@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import timm
 import torch
+from safetensors import SafetensorError
 from scipy.special import expit, logit, logsumexp
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -225,38 +226,96 @@ def _processor_side(
 def _label_index(
     names: Mapping[int, str],  # of classes
     label: str,
-) -> int:
-    "The class of a name."
+) -> int:  # as for `log_odds`
+    "The class of a name; a single output is the logit of its only class, so that is 1."
     known = {str(name): int(index) for index, name in names.items()}
     if label not in known:
         hint = did_you_mean(label, tuple(known))
         raise ValueError(f"label is {label!r}{hint}, the classes are {[*known][:20]}")
-    return known[label]
+    return known[label] if len(known) > 1 else 1
+
+# %% ../nbs/09f_scorers.ipynb #15a7d57c
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def _model_source(
+    path: str | Path,  # folder, or owner/name on the hub
+    revision: str,  # commit on the hub; empty: path is a folder
+) -> dict[str, Any]:  # how `from_pretrained` finds it
+    "Where a model is read from, checked as far as that goes without asking the hub."
+    hub = _HUB_NAME.fullmatch(str(path)) is not None
+    if revision and (not hub or Path(path).is_dir()):
+        told = "no folder here" if hub else "owner/name on the Hugging Face hub"
+        raise ValueError(f"path is {str(path)!r}, with a revision it has to be {told}")
+    if revision and not _COMMIT.fullmatch(revision):
+        told = "the 40 hexadecimal digits of a commit, since branches and tags move"
+        raise ValueError(f"revision is {revision!r}, expected {told}")
+    if not revision and not Path(path, "config.json").is_file():
+        told = f"; for {path} on the Hugging Face hub give its commit as revision" if hub else ""
+        raise FileNotFoundError(f"{path} is no folder of a model: it has no config.json{told}")
+    how = {"revision": revision} if revision else {"local_files_only": True}
+    return {"pretrained_model_name_or_path": str(path), "trust_remote_code": False, **how}
+
+# %% ../nbs/09f_scorers.ipynb #cad1b797
+def _not_read(
+    source: Mapping[str, Any],  # of `_model_source`
+    error: Exception,
+) -> WeightsError:
+    "What could not be read, why, and the way round it."
+    path, revision = source["pretrained_model_name_or_path"], source.get("revision")
+    said = f"{type(error).__name__}: {error}".split("\n")[0]
+    if revision is None:
+        told = "only safetensors are read, as `save_pretrained` writes them"
+        return WeightsError(f"{path} could not be read ({said}); {told}")
+    get = f"`hf download {path} --revision {revision} --local-dir FOLDER`"
+    told = f"{get} fetches it on a machine with access; then give FOLDER as path and no revision"
+    what = f"{path}, revision {revision}, could not be had from the Hugging Face hub"
+    return WeightsError(f"{what} ({said}). {told}")
+
+
+def _pretrained(
+    source: Mapping[str, Any],  # of `_model_source`
+) -> tuple[nn.Module, Any]:  # network, processor
+    "Read a classifier and its image processor."
+    if find_spec("transformers") is None:
+        raise ValueError("transformers is not installed: pip install 'cyborg[transformers]'")
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    read = AutoModelForImageClassification.from_pretrained
+    try:
+        network, found = read(use_safetensors=True, output_loading_info=True, **source)
+        processor = AutoImageProcessor.from_pretrained(**source)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _not_read(source, error) from error
+    if lacking := sorted(found["missing_keys"]):
+        path = source["pretrained_model_name_or_path"]
+        raise WeightsError(f"{path} lacks {len(lacking)} tensors, first {', '.join(lacking[:3])}")
+    return network.eval(), processor
 
 
 def huggingface_scorer(
-    path: str | Path,  # folder with config.json, preprocessor_config.json and weights
+    path: str | Path,  # folder with config.json, processor and weights, or owner/name on the hub
     label: str,  # name of the class that is synthetic
+    revision: str = "",  # on the hub the commit, 40 hexadecimal digits; of a folder empty
     device: str = "cpu",
 ) -> Scorer:
     "An image classifier of transformers."
-    if find_spec("transformers") is None:
-        raise ValueError("transformers is not installed: pip install 'cyborg[transformers]'")
-    if not Path(path, "config.json").is_file():
-        raise FileNotFoundError(f"{path} is no folder of a model: it has no config.json")
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    network = AutoModelForImageClassification.from_pretrained(path, local_files_only=True)
-    processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
-    network, index = network.eval().to(device), _label_index(network.config.id2label, label)
+    source = _model_source(path, revision)
+    network, processor = _pretrained(source)
+    network, index = network.to(device), _label_index(network.config.id2label, label)
 
     @torch.inference_mode()
     def outputs(pixels: np.ndarray) -> np.ndarray:
         inputs = processor(images=list(pixels), return_tensors="pt").to(device)
         return network(**inputs).logits.float().cpu().numpy()
 
-    files = {p.name: content_hash(p) for p in sorted(Path(path).iterdir()) if p.is_file()}
-    settings = {"kind": "huggingface", "files": files, "label": label}
+    settings = {"kind": "huggingface", "label": label, "class": index}
+    if revision:
+        settings |= {"repository": str(path), "revision": revision}
+    else:
+        files = sorted(p for p in Path(path).iterdir() if p.is_file())
+        settings["files"] = {p.name: content_hash(p) for p in files}
     return Scorer(outputs, _processor_side(processor.to_dict()), settings, index)
 
 # %% ../nbs/09f_scorers.ipynb #1c1be972
@@ -761,11 +820,13 @@ def make_scorer(
     if wrong := [name for name in entry if name not in names]:
         hint = did_you_mean(wrong[0], names)
         raise ValueError(f"{kind} has no {wrong[0]!r}{hint}, it takes {', '.join(names)}")
-    needed = ["path"] + ["size"] * ("how" in known and known["how"].default is known["how"].empty)
+    needed = [n for n, setting in known.items() if setting.default is setting.empty]
+    needed = ["size" if name == "how" else name for name in needed]
     if missing := [name for name in needed if name not in entry]:
         raise ValueError(f"{kind} lacks {' and '.join(missing)}")
     how = {name: entry.pop(name) for name in looks if name in entry}
-    entry["path"] = Path(here) / Path(entry["path"]).expanduser()
+    if not entry.get("revision"):  # with one it is a name on the hub
+        entry["path"] = Path(here) / Path(entry["path"]).expanduser()
     return KINDS[kind](**entry, **({"how": Preprocessing(**how)} if how else {}))
 
 # %% ../nbs/09f_scorers.ipynb #5fedd206

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXACT_PAIRS', 'SIGN_SAMPLES', 'RESULTS', 'WEIGHTS', 'BLOCKS', 'TEMPERATURES', 'Corners', 'roc_corners', 'auc_of',
-           'placements', 'Influence', 'influence', 'AUC', 'auc_interval', 'AUCDifference', 'auc_difference',
-           'influence_of_rows', 'mean_influence', 'auc_intervals', 'auc_differences', 'sign_flip_p', 'wilcoxon_p',
-           'probability_of_improvement', 'holm', 'over_runs', 'paired_table', 'Replicates', 'Bootstrap',
+           'placements', 'Influence', 'influence', 'AUC', 'interval_of', 'auc_interval', 'AUCDifference',
+           'auc_difference', 'influence_of_rows', 'mean_influence', 'auc_intervals', 'auc_differences', 'sign_flip_p',
+           'wilcoxon_p', 'probability_of_improvement', 'holm', 'over_runs', 'paired_table', 'Replicates', 'Bootstrap',
            'replicated_auc', 'two_level', 'bootstrap_auc', 'AUCBlocks', 'blocked', 'auc_blocks', 'replicated_blocks',
            'rates_at', 'roc_band', 'OperatingPoint', 'operating_point', 'tpr_at_fpr', 'PartialAUC', 'partial_auc_of',
            'partial_auc', 'source_table', 'EER', 'eer_of', 'equal_error_rate', 'error_rates', 'Threshold',
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit
-from scipy.stats import norm, permutation_test, t, wilcoxon
+from scipy.stats import norm, permutation_test, rankdata, t, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from .evaluation import SUMMARIES, Comparison, auc_table, class_scores, comparisons
@@ -155,13 +155,14 @@ class AUC(NamedTuple):
     reason: str  # why the interval is not DeLong's, or ""
 
 
-def _with_interval(
-    found: Influence,
-    level: float,  # of the interval, in (0, 1)
+def interval_of(
+    auc: float,  # in [0, 1]
+    se: float,  # standard error (DeLong)
+    least: int,  # images of the smaller class
+    level: float = 0.95,  # of the interval, in (0, 1)
 ) -> AUC:
-    "The interval of an AUC on the logit scale."
-    auc, images, least = found
-    alpha, se = 1 - _share(level, "level"), float(np.sqrt(np.square(images).sum()))
+    "The interval of a known AUC on the logit scale."
+    alpha = 1 - _share(level, "level")
     if least < 2:
         return AUC(auc, np.nan, 0.0, 1.0, "one image in a class: no variance")
     if auc in (0, 1):
@@ -171,6 +172,15 @@ def _with_interval(
     half = norm.isf(alpha / 2) * se / (auc * (1 - auc))
     low, high = expit(logit(auc) + np.array([-half, half]))
     return AUC(auc, se, float(low), float(high), "" if se else "all scores are equal")
+
+
+def _with_interval(
+    found: Influence,
+    level: float,  # of the interval, in (0, 1)
+) -> AUC:
+    "The interval of an AUC from what each image adds to it."
+    se = float(np.sqrt(np.square(found.images).sum()))
+    return interval_of(found.auc, se, found.least, level)
 
 
 def auc_interval(
@@ -390,9 +400,12 @@ def sign_flip_p(
 def wilcoxon_p(
     differences: np.ndarray,  # (n,) of paired runs
 ) -> float:  # in (0, 1], two-sided
-    "Wilcoxon signed-rank test; exact up to 50 pairs without zeros or equal sizes (scipy)."
+    "Wilcoxon signed-rank test without the zeros: exact up to EXACT_PAIRS pairs, then as in scipy."
     values = _as_differences(differences)
-    return float(wilcoxon(values, method="auto").pvalue) if values.any() else 1.0
+    values = values[values != 0]
+    if len(values) > EXACT_PAIRS:
+        return float(wilcoxon(values, method="auto").pvalue)
+    return sign_flip_p(np.sign(values) * rankdata(np.abs(values))) if len(values) else 1.0
 
 
 def probability_of_improvement(
@@ -630,7 +643,7 @@ class Bootstrap(NamedTuple):
     "A macro AUC, or a difference of two, with the interval of a two-level bootstrap."
 
     estimate: float  # mean over runs
-    se: float  # standard deviation of the replicates
+    se: float  # standard deviation of the replicates before they are widened
     low: float  # percentile interval
     high: float
     n_runs: int  # per scenario
@@ -749,13 +762,16 @@ def two_level(
     if b is not None:
         point = point - auc[list(b)]
         values = values - replicates.drawn[list(b)][:, chosen].mean(axis=1)
-    drawn = _seed_level(values, widen, level, np.random.default_rng([seed, 1]))
+    plain, drawn = (
+        _seed_level(values, wide, level, np.random.default_rng([seed, 1]))
+        for wide in (False, widen)
+    )
     low, high = np.quantile(drawn, [tail, 1 - tail]).clip(0 if b is None else -1, 1)
     strata = replicates.strata[replicates.uses[chosen].any(axis=0)]
     fixed = "one subject in a source: its images do not vary"
     reasons = [replicates.reason, "one run: images only" * (len(a) == 1)]
     reasons.append(fixed * bool((strata["n_subjects"] == 1).any()))
-    numbers = [float(x) for x in (point.mean(), drawn.std(ddof=1), low, high)]
+    numbers = [float(x) for x in (point.mean(), plain.std(ddof=1), low, high)]
     counts = len(a), *map(int, strata[["n_images", "n_subjects"]].sum()), sum(chosen)
     return Bootstrap(*numbers, *counts, drawn, "; ".join(filter(None, reasons)))
 
@@ -1195,7 +1211,7 @@ class Temperature(NamedTuple):
     "What to divide logits by."
 
     temperature: float
-    reason: str  # why it lies at the end of the range, or ""
+    reason: str  # why it is 1 or lies at the end of the range, or ""
 
 
 def fitted_temperature(
@@ -1207,8 +1223,8 @@ def fitted_temperature(
     if not ((labels >= 0) & (labels < logits.shape[1])).all():
         raise ValueError(f"labels are {np.unique(labels)[:9]}, expected 0 to {logits.shape[1] - 1}")
     right = labels[:, None] == np.arange(logits.shape[1])
-    if (logits[right] > np.where(right, -np.inf, logits).max(axis=1)).all():
-        return Temperature(TEMPERATURES[0], "no error on validation: the lower the better")
+    if (logits[right] >= np.where(right, -np.inf, logits).max(axis=1)).all():
+        return Temperature(1.0, "no error on validation: not fitted")
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
         lambda x: _nll(logits / np.exp(x), labels),

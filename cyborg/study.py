@@ -344,7 +344,7 @@ def _read_frozen_entries(value: Any, here: Path) -> dict[str, dict[str, dict[str
             paths = {
                 key: str((here / Path(entry[key]).expanduser()).resolve())
                 for key in ("path", "templates")
-                if isinstance(entry.get(key), str) and entry[key]
+                if isinstance(entry.get(key), str) and entry[key] and not entry.get("revision")
             }
             found[data][name] = {**entry, **paths}
             for member in entry.get("fusion", ()):

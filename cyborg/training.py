@@ -496,6 +496,7 @@ def make_datasets(
             flip=config.flip if split == "train" else 0.0,
             seed=config.seed,
             cache=open_cache(part, network.size),
+            map_resize="pil" if "map_resize" in parse_quirks(config.quirks) else "area",
         )
         if config.maps == "label":
             dataset.set_maps(label_masks(dataset.manifest.labels, network.map_size), True)
@@ -548,7 +549,7 @@ class Sums:
             raise DivergedError(
                 f"{split} loss is {loss} (classification {classification / n:.4g}, saliency "
                 f"{saliency / n:.4g}): a smaller lr may help; quirk unguarded divides by 0 where "
-                "a map is flat, as the released code does. Earlier epochs are kept."
+                "a map is flat or missing, as the released code does. Earlier epochs are kept."
             )
         means = {
             "loss": loss / n,

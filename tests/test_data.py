@@ -34,7 +34,7 @@ from cyborg.data import (
     open_maps,
 )
 from cyborg.manifest import Manifest, ManifestError
-from cyborg.saliency import resize_map
+from cyborg.saliency import human_map, resize_map, stroke_mask, unit_range, write_map
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -488,6 +488,32 @@ def test_maps_are_area_averages(images):
         else:
             assert maps.slot[i] == -1
     assert (maps.cells[-1] == 0).all()
+
+
+@pytest.mark.parametrize("side", [7, 8, 10])
+def test_maps_as_the_released_code_resizes_them(tmp_path, side):
+    rng, names = np.random.default_rng(0), [f"m{i}.png" for i in range(5)]
+    for name in names:  # strokes of three people, blurred
+        strokes = np.stack([rng.uniform(40, 190, (4, 2)) for _ in range(3)])
+        marks = [stroke_mask([stroke], (224, 224), 20) for stroke in strokes]
+        write_map(tmp_path / name, human_map(np.stack(marks)))
+        Image.fromarray(picture(224, 224)).save(tmp_path / name.replace("m", ""))
+    manifest = manifest_of(tmp_path, [name.replace("m", "") for name in names], names)
+    ours, averaged = (
+        open_maps(manifest, (side, side), tmp_path / "cache", resize=resize)
+        for resize in ("pil", "area")  # in one cache
+    )
+    steps = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor()])
+    apart = []
+    for slot, name in zip(ours.slot, names, strict=True):
+        literal = steps(Image.open(tmp_path / name).convert("L"))[0].numpy()
+        np.testing.assert_array_equal(ours.cells[slot], literal)
+        apart.append(np.abs(unit_range(averaged.cells[slot]) - unit_range(literal)).max())
+    assert np.mean(apart) > 0.03
+    again = open_maps(manifest, (side, side), tmp_path / "cache", resize="pil")
+    np.testing.assert_array_equal(again.cells, ours.cells)
+    with pytest.raises(ValueError, match="resize is 'bilinear', expected one of area, pil"):
+        open_maps(manifest, (side, side), tmp_path / "cache", resize="bilinear")
 
 
 def test_uneven_grids_and_mirroring_commute():

@@ -345,7 +345,7 @@ def test_intervals_are_those_of_the_bootstrap(tmp_path, monkeypatch):
         assert x["estimate"] == pytest.approx(wanted.estimate)
         for found in (e, x):
             assert found["se"] == pytest.approx(wanted.se, rel=0.12)
-            ends = pytest.approx([wanted.low, wanted.high], abs=0.25 * wanted.se)
+            ends = pytest.approx([wanted.low, wanted.high], abs=0.06 * (wanted.high - wanted.low))
             assert [found["low"], found["high"]] == ends
             counts = ["n_runs", "n_images", "n_subjects", "n_sources"]
             assert found[counts].tolist() == list(wanted[4:8])

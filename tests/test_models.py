@@ -13,6 +13,7 @@ from cyborg.models import (
     NetworkError,
     WeightsError,
     make_network,
+    read_state_dict,
     timm_name,
 )
 
@@ -144,6 +145,28 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content, suffix):
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=f"w{suffix}"):
         make_network("resnet18", size=64, weights=str(path))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title>",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n",
+    ],
+)
+def test_an_error_page_is_not_taken_for_a_dangerous_file(tmp_path, content, suffix):
+    path = tmp_path / f"w{suffix}"
+    path.write_text(content)
+    with pytest.raises(WeightsError, match="is no weights file, it begins with") as caught:
+        read_state_dict(path)
+    assert content[:15] in str(caught.value) and "Convert" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_forms_of_torch_files_are_read(tmp_path, zipped):
+    torch.save({"a": torch.ones(2)}, tmp_path / "w", _use_new_zipfile_serialization=zipped)
+    assert read_state_dict(tmp_path / "w")["a"].tolist() == [1, 1]
 
 
 def test_a_half_downloaded_checkpoint_is_named(tmp_path):

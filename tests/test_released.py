@@ -1,5 +1,6 @@
 """The released step, written literally from its description, against ours; its files read."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from test_training import settings, write_faces
 from torch import nn
-from torchvision import models
+from torchvision import models, transforms
 
 from cyborg.data import Batch
 from cyborg.evaluation import predict, read_predictions, score_table
@@ -28,7 +29,15 @@ from cyborg.released import (
     unguarded_loss,
 )
 from cyborg.saliency import human_map, stroke_mask, write_map
-from cyborg.training import RunConfig, SettingsError, load_run, run_config, run_epoch, train
+from cyborg.training import (
+    RunConfig,
+    SettingsError,
+    load_run,
+    make_datasets,
+    run_config,
+    run_epoch,
+    train,
+)
 
 SIZES = {"resnet50": 40, "densenet121": 64, "inception_v3": 107, "xception": 40}
 STEPS = 5
@@ -134,6 +143,15 @@ def test_xception_names_and_auxiliary_heads_are_mapped(tmp_path):
     assert all(torch.equal(v, again.backbone.state_dict()[k]) for k, v in state.items())
 
 
+def released_folder(folder: Path, alpha: float | None):
+    "A run folder with weights and, where alpha is given, the command line, read."
+    (folder / "Logs").mkdir(parents=True)
+    (folder / "Logs" / "final_model.pth").touch()
+    if alpha is not None:
+        (folder / "Logs" / "params.json").write_text(json.dumps({"alpha": alpha}))
+    return read_released_run(folder)
+
+
 class Payload:
     def __reduce__(self):
         return (print, ("this must not run",))
@@ -149,6 +167,38 @@ def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path, capsys):
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no final_model.pth and no current_model.pth"):
         read_released_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place, params, alpha, run",
+    [
+        ("cams_0.5/cams_0.51", 0.5, 0.5, 1),
+        ("cams_0.25/cams_0.251", 0.25, 0.25, 1),
+        ("cams_0.25/cams_0.251", None, 0.25, 1),  # the folder around it is enough
+        ("copied/cams_0.251", 0.25, 0.25, 1),  # and so is params.json
+        ("cams_0.75/cams_0.7510", 0.75, 0.75, 10),
+        ("cams_1.0/cams_1.03", 1.0, 1.0, 3),
+        ("copied/cams_13", 1.0, 1.0, 3),
+        ("cams_0/cams_01", 0.0, 0.0, 1),
+        ("copied/cams_0.251", None, None, None),  # run 51 of 0.2 or run 1 of 0.25
+        ("densenet/densenet_human_cyborg_20_0.5_3", 0.5, 0.5, None),
+    ],
+)
+def test_alpha_and_run_of_a_released_folder(tmp_path, place, params, alpha, run):
+    assert released_folder(tmp_path / place, params)[1:3] == (alpha, run)
+
+
+@pytest.mark.parametrize(
+    "place, params, text",
+    [
+        ("cams_0.5/cams_0.51", 0.25, "params.json 0.25 and cams_0.5 0.5"),
+        ("cams_0.5/cams_0.251", 0.5, "not named as run of alpha 0.5, cams_0.51"),
+        ("cams_0.5/cams_0.5", None, "not named as run of alpha 0.5"),
+    ],
+)
+def test_a_folder_that_contradicts_itself_is_refused(tmp_path, place, params, text):
+    with pytest.raises(ValueError, match=text):
+        released_folder(tmp_path / place, params)
 
 
 def test_the_hook_is_gone_after_an_error():
@@ -188,6 +238,19 @@ def test_the_last_image_trains_alone(tmp_path):
         row = run_epoch(network, [batch], config, Accelerator(cpu=True), "fp32", optimizer)
         assert network.backbone.bn1.num_batches_tracked.item() - before == steps
         assert row["train_loss"] > 0
+
+
+def test_a_run_with_the_quirk_takes_the_maps_as_released(tmp_path):
+    manifest = read_manifest(write_faces(tmp_path), tmp_path)
+    network, steps = make_network("test_resnet", size=96, weights="none"), transforms.ToTensor()
+    for quirks in ("", "map_resize", "released"):
+        config = RunConfig("m.csv", arch="test_resnet", size=96, quirks=quirks)
+        dataset = make_datasets(manifest, network, config)["train"]
+        for row in np.flatnonzero(dataset.has_map):
+            path = manifest.root / dataset.manifest.table["map"][row]
+            grey = Image.open(path).convert("L").resize(network.map_size[::-1], Image.BILINEAR)
+            same = np.array_equal(dataset.human[row], steps(grey)[0].numpy())
+            assert same == (quirks != "")
 
 
 def test_an_unknown_quirk_is_refused_early():

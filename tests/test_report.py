@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from cyborg import report
-from cyborg.manifest import Manifest
+from cyborg.audit import StudyAudit, write_audit
+from cyborg.manifest import Finding, Manifest
 from cyborg.report import (
     Page,
     ReportError,
@@ -41,6 +42,7 @@ from cyborg.report import (
 )
 from cyborg.saliency import RunningMean
 from cyborg.scorers import FROZEN, fuse_into, write_scores
+from cyborg.statistics import auc_interval
 
 KEYS = ["data", "network", "scenario", "seed"]
 AUCS = {"classical": (0.6, 0.62, 0.64), "cyborg": (0.7, 0.74, 0.78)}
@@ -73,6 +75,7 @@ def make_tables(folder=Path(), network="resnet50") -> StudyTables:
     table = table.assign(state="finished", commit="abc1234def", cells="2x2", differs="")
     wanted = pd.DataFrame([("faces", "xception", "cyborg", 0)], columns=KEYS)
     wanted = wanted.assign(name="x", state="failed", commit="", cells="", differs="")
+    table, wanted = table.assign(collected=True), wanted.assign(collected=False)
     intervals = pd.DataFrame([dict(data="faces", network=network, scenario="cyborg")])
     intervals = intervals.assign(baseline="classical", measure="macro_unseen", estimate=0.12)
     baselines = pd.DataFrame([dict(data="faces", cells="2x2", reference="mean_map", source="")])
@@ -85,7 +88,7 @@ def make_tables(folder=Path(), network="resnet50") -> StudyTables:
         pd.DataFrame(histories),
         pd.DataFrame(rocs),
         pd.DataFrame(bins),
-        intervals.assign(low=0.02, high=0.2),
+        intervals.assign(low=0.02, high=0.2, n_runs=3, reason="exact, 2,000 replicates"),
         baselines.assign(metric="cc", value=0.4, n_images=60),
         ["xception-cyborg-0: no space left on device"],
     )
@@ -94,6 +97,17 @@ def make_tables(folder=Path(), network="resnet50") -> StudyTables:
 @pytest.fixture(scope="module")
 def tables():
     return make_tables()
+
+
+def note_of(figure: go.Figure) -> str:
+    return figure.layout.title.subtitle.text
+
+
+def changed(tables: StudyTables, value: float, **where) -> StudyTables:
+    "The same tables, a measure of some runs changed."
+    rows = tables.measures.copy()
+    rows.loc[(rows[list(where)] == pd.Series(where)).all(axis=1), "value"] = value
+    return tables._replace(measures=rows)
 
 
 def test_table_1_has_mean_sd_the_best_in_bold_and_says_what_is_missing(tables):
@@ -117,7 +131,8 @@ def test_low_is_best_where_it_is_and_a_temperature_is_neither(tables):
     table = measure_table(tables)
     assert table.bold.loc[("resnet50", "ECE")].tolist() == [True, False]
     assert table.bold.loc[("resnet50", "agreement with human maps, CC")].tolist() == [False, True]
-    assert table.bold.loc[("resnet50", "temperature")].tolist() == [False, False]
+    name = "temperature, median over runs"
+    assert table.bold.loc[("resnet50", name)].tolist() == [False, False]
 
 
 def test_ties_are_all_best(tables):
@@ -195,8 +210,9 @@ def test_every_figure_says_runs_images_and_commit(tables):
     page = Page(tables)
     figure = page.add("roc", "ROC", roc_panels(tables))
     assert figure.layout.title.subtitle.text.endswith(f"<i>{text}</i>")
+    assert note_of(figure).count("9 runs") == 1  # once
     mixed = tables._replace(runs=tables.runs.assign(differs="code_digest"))
-    assert "10 runs differ" in provenance(mixed)
+    assert "9 runs differ" in provenance(mixed)
 
 
 def test_the_grid_tells_what_failed(tables):
@@ -353,6 +369,11 @@ def test_frozen_figures_show_members_and_fusion(with_frozen):
         frozen_figure(with_frozen, "face")
     dots = [t for t in frozen_by_generator(with_frozen).data if t.meta == "system"]
     assert len(dots) == 4 and dots[0].error_x.array[0] > 0
+    assert "4 frozen systems, 120 test images each" in note_of(frozen_by_generator(with_frozen))
+    rows = pd.read_parquet(with_frozen.folder / FROZEN / "faces" / "lone" / "predictions.parquet")
+    exact = auc_interval(rows["score"], rows["label"] == "synthetic")
+    names = [t.name for t in figure.data if t.meta == "system"]
+    assert names[-1] == f"lone: {exact.auc:.3f} [{exact.low:.3f}, {exact.high:.3f}]"
     panels = frozen_roc_by_generator(with_frozen)
     assert [note.text for note in panels.layout.annotations] == ["new", "old"]
     assert len(frozen_table(with_frozen)) == 5
@@ -393,7 +414,8 @@ def test_people_are_beside_the_networks(tables, tmp_path):
     assert text.loc[("resnet50", "CC")].tolist() == ["0.700", "0.300"] + ["0.100 ± 0.100"] * 2
     assert text.loc[("xception", "KL")].tolist()[-1] == "no data"
     figure = agreement_figure(found, target="annotator")
-    assert "9 images, 20 maps" in figure.layout.title.subtitle.text
+    assert "20 maps of people" in figure.layout.title.subtitle.text
+    assert "9 runs (3 seeds), 9 test images with a map each" in figure.layout.title.subtitle.text
     assert [round(t.y[0], 6) for t in figure.data if t.meta == "mean"] == [0.1] * 3
     lacking = pd.DataFrame([{"data": "faces", "reason": "no marks"}], columns=[*rows, "reason"])
     lacking.to_csv(study / "annotators.csv", index=False)
@@ -401,3 +423,247 @@ def test_people_are_beside_the_networks(tables, tmp_path):
         agreement_figure(read_tables(study), target="annotator")
     with pytest.raises(ValueError, match="target is 'people', expected one of map, annotator"):
         agreement_figure(found, target="people")
+
+
+# --- notes that say what is drawn, and tables that say what is compared -------------------------
+
+
+def test_a_note_counts_the_runs_of_its_figure(tables):
+    assert "3 runs (3 seeds), 60 test images each" in note_of(roc_by_generator(tables, "xception"))
+    assert "6 runs (3 seeds), 60 test" in note_of(report.generator_figure(tables, "resnet50"))
+    assert "6 runs (3 seeds), 60 test" in note_of(difference_figure(tables, "classical"))
+    assert "9 runs (3 seeds), 60 test images each" in note_of(reliability_figure(tables))
+    assert "3 runs (3 seeds), unknown number of validation images each" in note_of(
+        accuracy_figure(tables, "xception")
+    )
+    mixed = tables.runs.assign(differs=["lr: 0.1, now 0.2", *[""] * 9])
+    mixed["commit"] = ["abc1234def"] * 6 + ["fff1234"] * 3 + [""]
+    mixed = tables._replace(runs=mixed)
+    assert "differ" in note_of(roc_by_generator(mixed, "resnet50"))
+    assert note_of(roc_by_generator(mixed, "xception")).endswith("commit fff1234</i>")
+
+
+def test_robustness_states_its_own_images_and_levels(tmp_path):
+    tables = make_tables(tmp_path)
+    table = pd.DataFrame({"degradation": "blur", "severity": [0, 1, 2], "level": [None, 0.5, 1.5]})
+    table = table.assign(unit="sigma, pixels", source="macro", auc=[0.9, 0.8, 0.7])
+    table = table.assign(n_synthetic=40, n_authentic=10)
+    for name in ("resnet50-cyborg-0", "xception-classical-1"):
+        (tmp_path / name).mkdir()
+        table.to_csv(tmp_path / name / "robustness.csv", index=False)
+    figure = report.robustness_figure(tables, "resnet50", run_tables(tables, "robustness.csv"))
+    wanted = "1 run (1 seed), 40 synthetic and 10 authentic test images each (60 in Table 1)"
+    assert wanted in note_of(figure)
+    assert figure.layout.xaxis.ticktext == ("none", "0.5", "1.5")
+    assert figure.layout.xaxis.title.text == "sigma, pixels"
+    (line,) = [trace for trace in figure.data if trace.name == "cyborg"]
+    assert list(line.customdata) == ["none", "0.5", "1.5"] and "sigma, pixels" in line.hovertemplate
+    part = run_tables(tables, "robustness.csv", network="xception")
+    assert part["network"].unique() == ["xception"]
+    with pytest.raises(ReportError, match="robustness.csv of a run has no column level"):
+        report.robustness_figure(tables, "resnet50", part.drop(columns="level"))
+
+
+def test_errors_at_a_threshold_are_not_ranked_and_come_with_their_bpcer(tables):
+    rows = tables.measures[tables.measures["measure"] == "ece"]
+    parts = [tables.measures]
+    for limit in ("0.01", "0.05", "0.1"):
+        parts += [
+            rows.assign(measure=f"apcer_at_bpcer_{limit}", source="max"),
+            rows.assign(measure=f"apcer_at_bpcer_{limit}", source="new", seen=False),
+            rows.assign(measure=f"bpcer_at_bpcer_{limit}", source="pooled"),
+        ]
+    whole = tables._replace(measures=pd.concat(parts, ignore_index=True))
+    table = measure_table(whole)
+    for percent in (1, 5, 10):
+        name = f"at the threshold for BPCER {percent} % on validation"
+        for side in ("worst APCER", "test BPCER"):
+            assert table.text.loc[("resnet50", f"{side} {name}"), "cyborg"] == "0.740 ± 0.040"
+            assert not table.bold.loc[("resnet50", f"{side} {name}")].any()
+    single = main_table(whole, "apcer_at_bpcer_0.05")
+    assert single.text.loc[("resnet50", "new"), "classical"] == "0.620 ± 0.020"
+    assert not single.bold.to_numpy().any()
+
+
+def test_a_measure_without_a_value_says_so(tables):
+    rows = tables.measures[tables.measures["measure"] == "ece"]
+    rows = rows.assign(measure="tpr_at_fpr_0.001", source="macro_unseen", value=np.nan)
+    whole = tables._replace(measures=pd.concat([tables.measures, rows], ignore_index=True))
+    name = "TPR at FPR 0.1 %, mean of unseen"
+    assert measure_table(whole).text.loc[("resnet50", name)].tolist() == ["no data"] * 2
+    empty = changed(tables, np.nan, measure="auc", source="new")
+    assert main_table(empty).text.loc[("resnet50", "new")].tolist() == ["no data"] * 2
+
+
+def test_temperatures_have_a_median_and_their_ends_are_counted(tables):
+    rows = tables.measures.copy()
+    own = (rows["measure"] == "temperature") & (rows["scenario"] == "cyborg")
+    rows.loc[own & (rows["seed"] == 2), ["value", "reason"]] = [100, "at the end of the range"]
+    text = measure_table(tables._replace(measures=rows)).text.loc["resnet50"]
+    assert text.loc["temperature, median over runs"].tolist() == ["2.000"] * 2
+    ends = text.loc["runs whose temperature was not fitted or ends its range"]
+    assert ends.tolist() == ["0 of 3", "1 of 3"]
+
+
+def test_the_thin_line_is_explained_only_where_it_is_and_by_what_it_holds(tables):
+    whom = "Thin: 95 % interval for other seeds and other subjects"
+    assert whom in note_of(difference_figure(tables, "classical"))
+    assert "Bootstrap: exact, 2,000 replicates" in note_of(difference_figure(tables, "classical"))
+    one = tables._replace(intervals=tables.intervals.assign(n_runs=1, reason="one run"))
+    text = note_of(difference_figure(one, "classical"))
+    assert "Thin: 95 % interval for other subjects only" in text and "other seeds" not in text
+    assert report.tests_table(one, "classical")["note"][0].endswith("bootstrap: one run")
+    for baseline, source in (("cyborg", "macro_unseen"), ("classical", "pooled")):
+        figure = difference_figure(tables, baseline, source)
+        assert "Thin" not in note_of(figure) and "No bootstrap interval for" in note_of(figure)
+        assert sum(trace.meta == "interval" for trace in figure.data) == 1
+        assert report.tests_table(tables, baseline, source)["note"][0].endswith(
+            "no bootstrap interval"
+        )
+    lone = tables.measures[tables.measures["seed"] == 0]
+    figure = difference_figure(tables._replace(measures=lone), "cyborg")
+    assert "thick" not in note_of(figure) and "2 runs (1 seed)" in note_of(figure)
+
+
+def test_what_is_compared_over_other_generators_or_images_is_marked(tables):
+    assert "differ" not in report.tests_table(tables, "classical")["note"][0]
+    rows = tables.measures.copy()
+    rows.loc[(rows["scenario"] == "cyborg") & (rows["source"] == "new"), "seen"] = True
+    other = tables._replace(measures=rows)
+    note = "unseen differ: new only for classical"
+    assert note in report.tests_table(other, "classical")["note"][0]
+    assert note in note_of(difference_figure(other, "classical"))
+    names = main_table(other).text.loc["resnet50"].index.tolist()
+    assert names[:2] == ["new (seen by cyborg)", "old (seen)"]
+    assert "mean of unseen, others for each scenario" in names
+    assert main_table(other).text.loc["xception"].index.tolist()[:2] == ["new", "old (seen)"]
+    images = changed(tables, 61.0, measure="n_images", scenario="cyborg", seed=1)
+    assert "tested on other images" in report.tests_table(images, "classical")["note"][0]
+    assert "tested on other images" in note_of(difference_figure(images, "classical"))
+    assert "60 or 61 test images each" in note_of(difference_figure(images, "classical"))
+
+
+def test_every_generator_is_tested_and_holm_counts_them(tables):
+    runs = {"seed": range(12), "scenario": ["classical", "cyborg", "noise"], "source": list("abc")}
+    rows = pd.DataFrame(list(product(*runs.values())), columns=list(runs))
+    gain = rows["scenario"].map({"classical": 0.0, "cyborg": 0.1, "noise": -0.1})
+    rows = rows.assign(data="faces", network="resnet50", measure="auc", seen=rows["source"] == "c")
+    own = tables._replace(measures=rows.assign(value=0.6 + gain + 0.001 * rows["seed"], reason=""))
+    table = report.generator_tests(own, "classical")
+    assert table["generator"].tolist() == ["a", "b", "c (seen)"] * 2
+    assert table["difference"].tolist() == pytest.approx([0.1] * 3 + [-0.1] * 3)
+    assert table["p sign-flip"].tolist() == pytest.approx([2 / 2**12] * 6)
+    assert table["p Holm"].tolist() == pytest.approx([3 * 2 / 2**12] * 6)  # three, not six
+    with pytest.raises(ReportError, match="did you mean 'classical'"):
+        report.generator_tests(own, "clasical")
+
+
+def test_single_runs_have_the_interval_of_their_scores(tables):
+    rng, positive = np.random.default_rng(0), np.arange(50) >= 30
+    found = auc_interval(rng.normal(size=50) + positive, positive)
+    rows = tables.measures[tables.measures["measure"] == "ece"].assign(source="pooled")
+    names = {"auc": found.auc, "auc_se": found.se, "n_synthetic": 20, "n_authentic": 30}
+    parts = [rows.assign(measure=name, value=value) for name, value in names.items()]
+    table = report.delong_table(tables._replace(measures=pd.concat(parts, ignore_index=True)))
+    assert len(table) == 9 and list(table)[:3] == ["network", "scenario", "seed"]
+    assert list(table)[3:] == [
+        f"{n}, pooled (as in the paper)" for n in ("AUC", "low 95 %", "high 95 %")
+    ]
+    assert table.iloc[0, 3:].tolist() == pytest.approx([found.auc, found.low, found.high])
+    perfect = {"auc": 1.0, "auc_se": 0.0, "n_synthetic": 20, "n_authentic": 30}
+    parts = [rows.assign(measure=name, value=value) for name, value in perfect.items()]
+    own = tables._replace(measures=pd.concat(parts, ignore_index=True))
+    assert report.delong_table(own).iloc[0, 4] == pytest.approx(0.025 ** (1 / 20))
+
+
+# --- damage, and runs that were left out ---------------------------------------------------------
+
+
+def test_a_damaged_file_is_named_and_the_report_goes_on(tmp_path):
+    tables, page = make_tables(tmp_path), None
+    maps = dict(image=np.array(["a", "b"]), maps=np.arange(8).reshape(2, 2, 2) / 8)
+    for run in tables.runs[tables.runs["collected"]].itertuples():
+        means = RunningMean()
+        means.update(np.full((2, 2, 2), 0.1), np.array(["s|a"] * 2, object))
+        (tmp_path / run.name).mkdir()
+        means.save(tmp_path / run.name / "mean_maps.npz")
+        np.savez(tmp_path / run.name / "salience.npz", **maps)
+        pd.DataFrame([{"source": None, "measure": "entropy", "value": 1.0}]).to_csv(
+            tmp_path / run.name / "salience.csv", index=False
+        )
+    page, folder = Page(tables), tmp_path / "resnet50-cyborg-1"
+    whole = (folder / "mean_maps.npz").read_bytes()
+    for name, cut in (("cut", whole[: len(whole) // 2]), ("empty", b"")):
+        (folder / "mean_maps.npz").write_bytes(cut)
+        figure = page.add(f"maps_{name}", "Maps", lambda: mean_map_figure(tables, "resnet50"))
+        assert "5 runs (3 seeds), 2 test images each" in note_of(figure)
+        assert "Left out: resnet50-cyborg-1/mean_maps.npz cannot be used" in note_of(figure)
+    assert not isinstance(page.add("s", "S", lambda: report.salience_table(tables)), str)
+    whole = (folder / "salience.npz").read_bytes()
+    (folder / "salience.npz").write_bytes(whole[: len(whole) // 2])
+    text = page.add("salience", "Salience", lambda: report.salience_table(tables))
+    assert "Not shown: resnet50-cyborg-1/salience.npz cannot be used" in text
+    np.savez(folder / "salience.npz", **maps | {"image": np.array(["a", "c"])})
+    text = page.add("unlike", "Salience", lambda: report.salience_table(tables))
+    assert "resnet50-cyborg-1/salience.npz" in text and "not measured on the same images" in text
+    (folder / "robustness.csv").write_text("")
+    make = lambda: run_tables(tables, "robustness.csv", network="resnet50")  # noqa: E731
+    text = page.add("robust", "Robustness", make)
+    assert "Not shown: resnet50-cyborg-1/robustness.csv cannot be used" in text
+    assert run_tables(tables, "robustness.csv", network="xception").empty
+    assert page_html(page).count("cannot be used") >= 4
+
+
+def test_damaged_tables_of_the_study_are_named(tmp_path):
+    study = collected(tmp_path / "trial")
+    (study / "annotators.csv").write_text("")
+    assert any("annotators.csv cannot be used" in text for text in read_tables(study).problems)
+    whole = (study / "rocs.parquet").read_bytes()
+    (study / "rocs.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ReportError, match="trial/rocs.parquet cannot be used"):
+        read_tables(study)
+
+
+def test_runs_that_were_left_out_are_not_drawn(tmp_path):
+    tables = make_tables(tmp_path)
+    out = tables.runs["name"] == "resnet50-cyborg-2"
+    runs = tables.runs.assign(collected=tables.runs["collected"] & ~out)
+    tables = tables._replace(runs=runs)
+    for run in runs[runs["state"] == "finished"].itertuples():
+        means = RunningMean()
+        means.update(np.full((2, 2, 2), 0.1), np.array(["s|a"] * 2, object))
+        (tmp_path / run.name).mkdir()
+        means.save(tmp_path / run.name / "mean_maps.npz")
+        pd.DataFrame({"degradation": ["blur"]}).to_csv(
+            tmp_path / run.name / "robustness.csv", index=False
+        )
+        images = ["a", "z" if out[run.Index] else "b"]
+        maps = np.arange(8).reshape(2, 2, 2) / 8
+        np.savez(tmp_path / run.name / "salience.npz", image=np.array(images), maps=maps)
+    names = {t.name for t in mean_map_figure(tables, "resnet50").data if isinstance(t, go.Heatmap)}
+    assert "cyborg seed 1" in names and "cyborg seed 2" not in names
+    assert len(run_tables(tables, "robustness.csv")) == 8
+    assert report._stabilities(tables)["n"].tolist() == [3, 2, 3]
+    text = grid_table(tables).text
+    assert text.loc[("resnet50", "cyborg"), "finished, but not read"] == "1"
+
+
+def test_findings_of_the_audit_are_listed(tmp_path):
+    tables = make_tables(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no audit"):
+        report.findings_table(tables)
+    text = "equal bytes: 2 files are in two splits: a.png, b.png"
+    found = Finding("equal bytes", False, 2, ("a.png",), text)
+    frame = pd.DataFrame({"seen": [True], "reason": ["none"]})
+    audit = StudyAudit(frame, frame, frame, frame, [found])
+    write_audit(audit, tmp_path / "audit" / "faces")
+    assert report.findings_table(tables).to_numpy().tolist() == [["faces", 2, text]]
+    write_audit(audit._replace(findings=[]), tmp_path / "audit" / "faces")
+    assert report.findings_table(tables)["finding"].tolist() == ["nothing was found"]
+
+
+def test_long_notes_wrap_so_that_no_column_is_out_of_sight(tables):
+    page = Page(tables)
+    page.add("tests", "Tests", lambda: report.tests_table(tables, "classical"))
+    assert 'class="dataframe plain"' in page_html(page)
+    assert re.search(r"\.plain td \{white-space: normal", page_html(page))

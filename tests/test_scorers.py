@@ -2,12 +2,16 @@
 that is written in those keys, files that do not fit, and scores that are read like a run's."""
 
 import json
+import sys
 import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.special import expit, softmax
 from torch import nn
 from torch.nn import functional as F
@@ -120,33 +124,152 @@ def test_torchscript_is_not_opened_unless_trusted(tmp_path):
         torchscript_scorer(tmp_path / "absent.pt", how, trusted=True)
 
 
-def test_a_hugging_face_classifier_from_a_folder(tmp_path):
-    transformers = pytest.importorskip("transformers")
+def small_vit(transformers, folder, *names):
+    "A vision transformer of 16 x 16 pixels in a folder, its classes named."
     torch.manual_seed(0)
+    classes = dict(enumerate(names))
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        image_size=16, patch_size=8, id2label={0: "human", 1: "artificial"},
-        label2id={"human": 0, "artificial": 1},
+        image_size=16, patch_size=8, id2label=classes, label2id={n: i for i, n in classes.items()},
     )  # fmt: skip
     model = transformers.ViTForImageClassification(config).eval()
-    model.save_pretrained(tmp_path)
-    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-    scorer = huggingface_scorer(tmp_path, "artificial")
-    assert scorer.size == 16
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    model.save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     how = Preprocessing(16, mean=(0.5,) * 3, std=(0.5,) * 3)  # the processor's own
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(network_input(pixels, how))).logits.numpy()
-    np.testing.assert_allclose(scorer(pixels), logits[:, 1] - logits[:, 0], atol=1e-4)
+
+    @torch.inference_mode()
+    def logits(pixels):
+        return model(torch.from_numpy(network_input(pixels, how))).logits.numpy()
+
+    return logits
+
+
+def test_a_hugging_face_classifier_from_a_folder(tmp_path):
+    logits = small_vit(pytest.importorskip("transformers"), tmp_path, "human", "artificial")
+    scorer = huggingface_scorer(tmp_path, "artificial")
+    assert scorer.size == 16 and "model.safetensors" in scorer.settings["files"]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    wanted = logits(pixels)[:, 1] - logits(pixels)[:, 0]
+    np.testing.assert_allclose(scorer(pixels), wanted, atol=1e-4)
     flipped = huggingface_scorer(tmp_path, "human")
     np.testing.assert_allclose(flipped(pixels), -scorer(pixels), atol=1e-5)
     with pytest.raises(ValueError, match=r"did you mean 'artificial'.*'human'"):
         huggingface_scorer(tmp_path, "artificail")
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises((FileNotFoundError, ValueError), match="transformers is not|no config.json"):
-        huggingface_scorer(tmp_path, "fake")
+def test_a_hugging_face_detector_of_one_logit_is_not_turned_round(tmp_path):
+    logits = small_vit(pytest.importorskip("transformers"), tmp_path, "fake")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    scores = huggingface_scorer(tmp_path, "fake")(pixels)
+    np.testing.assert_allclose(scores, logits(pixels)[:, 0], atol=1e-4)
+
+
+def test_a_hugging_face_folder_that_is_not_whole_is_refused(tmp_path):
+    small_vit(pytest.importorskip("transformers"), tmp_path, "human", "artificial")
+    weights = tmp_path / "model.safetensors"
+    whole = load_file(weights)
+    headless = {name: t for name, t in whole.items() if "classifier" not in name}
+    save_file(headless, weights, {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"lacks 2 tensors, first classifier\.bias"):
+        huggingface_scorer(tmp_path, "artificial")
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(WeightsError, match="could not be read .*only safetensors"):
+        huggingface_scorer(tmp_path, "artificial")
+    weights.unlink()
+    torch.save(whole, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="could not be read .*only safetensors"):
+        huggingface_scorer(tmp_path, "artificial")
+
+
+class Hub:
+    "Stands for transformers: a detector of one logit, the mean grey, named fake."
+
+    def __init__(self, error=None, missing=()):
+        self.asked, self.error, self.missing = [], error, missing
+
+    def classifier(self, **how):
+        self.asked.append(how)
+        if self.error:
+            raise self.error
+        network = nn.Module()
+        network.forward = lambda pixel_values: SimpleNamespace(logits=pixel_values)
+        network.config = SimpleNamespace(id2label={0: "fake"})
+        return network, {"missing_keys": set(self.missing)}
+
+    def processor(self, **how):
+        self.asked.append(how)
+
+        class Inputs(dict):
+            def to(self, device):
+                return self
+
+        def inputs(images, return_tensors):
+            return Inputs(pixel_values=torch.tensor([[i.mean() / 255] for i in images]))
+
+        inputs.to_dict = lambda: {"size": {"height": 4, "width": 4}}
+        return inputs
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    def install(**how):
+        stand_in, module = Hub(**how), ModuleType("transformers")
+        module.__spec__ = ModuleSpec("transformers", None)
+        module.AutoModelForImageClassification = SimpleNamespace(
+            from_pretrained=stand_in.classifier
+        )
+        module.AutoImageProcessor = SimpleNamespace(from_pretrained=stand_in.processor)
+        monkeypatch.setitem(sys.modules, "transformers", module)
+        return stand_in
+
+    return install
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_hub_is_asked_for_one_commit_and_nothing_that_runs(hub):
+    asked = hub().asked
+    entry = {"kind": "huggingface", "path": "owner/name", "revision": COMMIT, "label": "fake"}
+    scorer = make_scorer(entry, "/studies")
+    for how in asked:
+        assert how["pretrained_model_name_or_path"] == "owner/name"
+        assert how["revision"] == COMMIT and how["trust_remote_code"] is False
+    assert len(asked) == 2 and asked[0]["use_safetensors"] is True
+    assert scorer.settings["repository"] == "owner/name"
+    assert scorer.settings["revision"] == COMMIT and json.dumps(scorer.settings)
+    dark, bright = scorer(np.stack([np.full((4, 4, 3), v, np.uint8) for v in (0, 255)]))
+    assert (dark, bright) == (0, 1)  # the one logit as it is: high for fake
+
+
+def test_what_the_hub_does_not_give_is_told(hub):
+    hub(error=OSError("We couldn't connect\nCheck your connection"))
+    with pytest.raises(WeightsError) as caught:
+        huggingface_scorer("owner/name", "fake", COMMIT)
+    told = str(caught.value)
+    assert f"owner/name, revision {COMMIT}, could not be had" in told and "couldn't connect" in told
+    assert f"hf download owner/name --revision {COMMIT} --local-dir" in told and "FOLDER" in told
+    hub(missing=["classifier.weight"])
+    with pytest.raises(WeightsError, match=r"owner/name lacks 1 tensors, first classifier\.weight"):
+        huggingface_scorer("owner/name", "fake", COMMIT)
+
+
+@pytest.mark.parametrize(
+    "path, revision, error, text",
+    [
+        (".", "", FileNotFoundError, "is no folder of a model: it has no config.json$"),
+        ("./models/vit", "", FileNotFoundError, "models/vit is no folder of a model.*json$"),
+        ("owner/name", "", FileNotFoundError, "no config.json; for owner/name on the .* commit"),
+        ("owner/name", "main", ValueError, "revision is 'main', expected the 40 hexadecimal"),
+        ("a/b/c", COMMIT, ValueError, "path is 'a/b/c', .* has to be owner/name"),
+        ("own/copy", COMMIT, ValueError, "path is 'own/copy', .* has to be no folder here"),
+    ],
+)
+def test_a_folder_is_not_taken_for_the_hub(tmp_path, monkeypatch, path, revision, error, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "copy").mkdir(parents=True)
+    with pytest.raises(error, match=text):
+        huggingface_scorer(path, "fake", revision)
 
 
 # --- the deepfake detectors --------------------------------------------------------------------
@@ -570,6 +693,7 @@ def test_a_fusion_wants_members_of_the_same_images(demo, tmp_path):
         ({"path": "x"}, "kind is None"),
         ({"kind": "onxx", "path": "x"}, "did you mean 'onnx'"),
         ({"kind": "onnx", "size": 8}, "onnx lacks path"),
+        ({"kind": "huggingface", "path": "x"}, "huggingface lacks label"),
         ({"kind": "deepfake", "path": "x", "size": 8}, "deepfake has no 'size'"),
         ({"kind": "torchscript", "path": "x", "size": 8, "layer": 1}, "has no 'layer'"),
     ],

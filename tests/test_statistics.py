@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
-from scipy.stats import mannwhitneyu, norm, permutation_test
+from scipy.stats import mannwhitneyu, norm, permutation_test, wilcoxon
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -29,6 +29,7 @@ from cyborg.statistics import (
     fitted_temperature,
     holm,
     inter_annotator,
+    interval_of,
     mean_map_agreement,
     others_maps,
     over_runs,
@@ -262,6 +263,8 @@ def test_wilcoxon_and_holm():
     ]
     assert wilcoxon_p(d) == pytest.approx(2 * np.mean(np.array(sums) <= 1))
     assert wilcoxon_p(np.zeros(4)) == 1
+    for ties in ([1, 1, -2, 3, 3], [-1, 3, 0, -4, 2, 2], [0.5, -0.5], [0, 3]):
+        assert wilcoxon_p(ties) == pytest.approx(wilcoxon(ties).pvalue)
     assert holm([0.04, 0.01]) == pytest.approx([0.04, 0.02])
     assert np.isnan(holm([np.nan])).all()
 
@@ -447,7 +450,9 @@ def test_bootstrap_is_paired_and_reproducible():
     assert bootstrap_auc(a, shuffled, n=300).replicates == pytest.approx(found.replicates)
     two = bootstrap_auc(a, n=300).se, bootstrap_auc(b, n=300).se
     assert found.se < np.hypot(*two)  # the same images are hard for both
-    assert bootstrap_auc(a, b, n=300, widen=False).se < found.se
+    plain = bootstrap_auc(a, b, n=300, widen=False)
+    assert plain.high - plain.low < found.high - found.low
+    assert found.se == plain.se == plain.replicates.std(ddof=1)  # widening is for the ends only
 
 
 def test_small_memory_gives_the_same_kind_of_replicates(monkeypatch):
@@ -659,6 +664,16 @@ def test_a_constant_score_is_one_bin():
     assert found.to_numpy().tolist() == [[10, pytest.approx(0.3), 0.4]]
 
 
+def test_an_interval_needs_no_images():
+    rng, positive = np.random.default_rng(0), np.arange(60) >= 25
+    for scores in (rng.normal(size=60) + positive, np.arange(60.0), np.ones(60)):
+        found = auc_interval(scores, positive)
+        assert interval_of(found.auc, found.se, 25) == found
+    assert interval_of(1.0, 0.0, 25).low < 0.9  # no image was wrong: not the same as certain
+    with pytest.raises(ValueError, match="level is 95"):
+        interval_of(0.7, 0.1, 25, 95)
+
+
 def test_ece_weighs_bins_by_their_images():
     p, y = np.repeat([0.2, 0.5, 0.9], [6, 2, 2]), np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
     found = calibration(np.stack([np.zeros(10), np.log(p / (1 - p))], axis=1), y, bins=3)
@@ -677,6 +692,9 @@ def test_temperature_is_the_best_of_a_grid():
     assert wrong.temperature > 99 and wrong.reason == "at the end of the range"
     with pytest.raises(ValueError, match="expected 0 to 2"):
         fitted_temperature(logits, labels + 1)
+    for right in (logits, np.zeros_like(logits)):  # told apart without an error, and not at all
+        sure = fitted_temperature(right, logits.argmax(1))
+        assert sure == (1, "no error on validation: not fitted")
     with pytest.raises(ValueError, match=r"logits has shape \(300,\)"):
         fitted_temperature(logits[:, 0], labels)
 
