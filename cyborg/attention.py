@@ -27,13 +27,13 @@ from cyborg.models import (
     Network,
     NetworkError,
     Output,
+    load_exactly,
     load_named_weights,
     make_network,
     read_state_dict,
     timm_name,
 )
 from .saliency import is_flat
-from .segmentation import load_exactly
 
 # %% ../nbs/06b_attention.ipynb #c5b94010
 MIDDLE = {"xception": "block7"}  # the published place; others: `feature_info`

@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from .models import Network, make_network, read_state_dict
-from .segmentation import load_exactly
+from .models import Network, load_exactly, make_network, read_state_dict
 
 # %% ../nbs/07c_cnndetection.ipynb #fedd3cf7
 VARIANTS = {"blur_jpg_prob0.5": 0.5, "blur_jpg_prob0.1": 0.1}  # probability, by published file

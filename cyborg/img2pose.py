@@ -23,8 +23,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_convert, clip_boxes_to_image
 
 from .crop import Face
 from .manifest import content_hash
-from .models import WeightsError, read_state_dict
-from .segmentation import load_exactly
+from .models import WeightsError, load_exactly, read_state_dict
 
 # %% ../nbs/05c_img2pose.ipynb #24c2d0ac
 class _ProposalHead(nn.Module):

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PAPER_NETWORKS', 'SMALL_NETWORKS', 'NetworkError', 'timm_name', 'Output', 'Network', 'WeightsError',
-           'read_state_dict', 'load_weights', 'make_network', 'load_named_weights']
+           'read_state_dict', 'load_weights', 'load_exactly', 'make_network', 'load_named_weights']
 
 # %% ../nbs/05_models.ipynb #0e33a887
 import difflib
 import math
 import pickle
+from collections.abc import Container, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -207,9 +208,27 @@ def read_state_dict(
     return {k.removeprefix("module."): v for k, v in state.items()}
 
 # %% ../nbs/05_models.ipynb #840d4bca
+def _misfit(
+    own: Mapping[str, torch.Tensor],  # a network's state
+    state: Mapping[str, torch.Tensor],  # a file's
+    free: Container[str] = (),  # names that the file may lack
+) -> str:  # empty where all fits
+    "How many names differ and how, with the first three of each kind."
+    kinds = {
+        "missing": [k for k in own if k not in state and k not in free],
+        "not known": [k for k in state if k not in own],
+        "of another shape": [
+            f"{k} is {tuple(v.shape)}, expected {tuple(own[k].shape)}"
+            for k, v in state.items()
+            if k in own and own[k].shape != v.shape
+        ],
+    }
+    return "; ".join(f"{len(n)} {what}: {', '.join(n[:3])}" for what, n in kinds.items() if n)
+
+
 def load_weights(
     backbone: nn.Module,  # changed in place
-    state: dict[str, torch.Tensor],  # tensors by timm's names
+    state: Mapping[str, torch.Tensor],  # tensors by timm's names
     origin: str,  # where they come from, for the message
 ) -> None:
     "Load `state`, all of it; only the linear head may differ, and then stays as it is."
@@ -219,21 +238,22 @@ def load_weights(
     is_head = lambda key: key.startswith(tuple(f"{name}." for name in heads))  # noqa: E731
     new_head = any(k in own and own[k].shape != v.shape for k, v in state.items() if is_head(k))
     state = {k: v for k, v in state.items() if not (new_head and is_head(k))}
-    wrong = {
-        "missing": [k for k in own if k not in state and not is_head(k)],
-        "not known": [k for k in state if k not in own],
-        "of another shape": [
-            f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
-            for k, v in state.items()
-            if k in own and own[k].shape != v.shape
-        ],
-    }
-    told = [
-        f"{len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names
-    ]
-    if told:
-        raise WeightsError(f"{origin} does not fit this network; tensors {'; '.join(told)}")
+    if told := _misfit(own, state, {k for k in own if is_head(k)}):
+        raise WeightsError(f"{origin} does not fit this network; tensors {told}")
     backbone.load_state_dict(state, strict=False)
+
+
+def load_exactly(
+    network: nn.Module,  # any, changed in place
+    state: Mapping[str, torch.Tensor],
+    origin: str | Path,  # where it comes from, for the message
+) -> None:
+    "Load a state dict that fits the network key by key; WeightsError names the first that do not."
+    own = network.state_dict()
+    if told := _misfit(own, state):
+        name = type(network).__name__
+        raise WeightsError(f"{origin} does not fit {name} ({len(own)} keys): {told}")
+    network.load_state_dict(state)
 
 # %% ../nbs/05_models.ipynb #c6ef9610
 def _imagenet_weights(name: str) -> dict[str, torch.Tensor]:

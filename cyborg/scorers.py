@@ -60,8 +60,7 @@ from cyborg.manifest import (
     usable_cores,
 )
 from .measures import VALIDATION, Measured, remembered
-from .models import Network, WeightsError, read_state_dict
-from .segmentation import load_exactly
+from .models import Network, WeightsError, load_exactly, read_state_dict
 from .training import load_run
 
 # %% ../nbs/09f_scorers.ipynb #350f1d0d

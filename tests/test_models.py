@@ -119,7 +119,7 @@ def test_a_file_of_weights_replaces_all_but_a_head_of_other_classes(tmp_path):
 def test_weights_of_another_network_are_refused_by_name(tmp_path):
     other = make_network("resnet18", size=64, weights="none").backbone.state_dict()
     save_file(other, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=r"layer1\.0\.conv1\.weight .*instead of"):
+    with pytest.raises(WeightsError, match=r"layer1\.0\.conv1\.weight .*expected \("):
         make_network("resnet50", size=64, weights=str(tmp_path / "w.safetensors"))
 
 

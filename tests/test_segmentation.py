@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cyborg.manifest import Manifest, read_manifest, write_manifest
-from cyborg.models import WeightsError, read_state_dict
+from cyborg.models import WeightsError, load_exactly, read_state_dict
 from cyborg.saliency import human_map, read_map
 from cyborg.segmentation import (
     CLASS_WEIGHTS,
@@ -21,7 +21,6 @@ from cyborg.segmentation import (
     face_regions,
     landmark_map,
     landmark_source,
-    load_exactly,
     parsing_map,
     segment_manifest,
 )
