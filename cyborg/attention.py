@@ -96,7 +96,7 @@ class Attention(nn.Module):
         finally:
             handle.remove()
 
-
+# %% ../nbs/06b_attention.ipynb #b6b7cb53
 class DirectRegression(Attention):
     "A map by convolution."
 
@@ -144,7 +144,7 @@ def blank_templates(network: Network) -> Templates:
     cells = attention_place(network).cells
     return Templates(np.zeros(cells, np.float32), np.zeros((COMPONENTS, *cells), np.float32))
 
-
+# %% ../nbs/06b_attention.ipynb #353b5c54
 def read_templates(
     folder: str | Path,  # holds template0.png to template9.png
     cells: tuple[int, int],  # (h, w) wanted; larger pictures are cut to their upper left
@@ -162,7 +162,7 @@ def read_templates(
         basis.append(pixels / np.float32(255))
     return Templates(np.zeros(cells, np.float32), np.stack(basis))
 
-
+# %% ../nbs/06b_attention.ipynb #f0535459
 class AppearanceModel(Attention):
     "A map put together from templates."
 

@@ -166,7 +166,7 @@ def _header(
             row["tables"][0], row["tables"][1] = tables[min(tables)], tables[max(tables)]
             row["sampling"] = JpegImagePlugin.get_sampling(image)
 
-
+# %% ../nbs/09c_audit.ipynb #430c93cf
 def _record(
     path: str,  # of an image
     size: int,  # S, side it is decoded to
@@ -192,7 +192,7 @@ class Traits(NamedTuple):
     records: np.ndarray  # (n,) kind, width, height, bytes, ..., spectrum, hash
     unreadable: pd.DataFrame  # image, reason
 
-
+# %% ../nbs/09c_audit.ipynb #7ef0a544
 def image_traits(
     manifest: Manifest,
     size: int = 128,  # S >= 64, side in pixels that images are decoded to, as for the network
@@ -239,7 +239,7 @@ def near_duplicates(
     ]
     return pd.concat([pairs[["distance", "mirrored"]], *sides], axis=1)
 
-
+# %% ../nbs/09c_audit.ipynb #2ad82061
 def unrelated_distances(
     traits: Traits,
     pairs: int = _PAIRS,  # random ones
@@ -287,7 +287,7 @@ def trait_features(
         return pd.DataFrame(records["spectrum"].astype(np.float64)).add_prefix("ring")
     raise ValueError(f"trait is {trait!r}, expected one of {', '.join(TRAITS)} or all")
 
-
+# %% ../nbs/09c_audit.ipynb #e4085587
 def _classifier() -> Pipeline:
     "Logistic regression on standardised numbers and on which of the commoner words it is."
     words = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=20)
@@ -330,7 +330,7 @@ def _unfit(
         return f"{least} training images of a class and {tested} test images, expected 2 and 1"
     return ""
 
-
+# %% ../nbs/09c_audit.ipynb #0f9e01dc
 def shortcut_table(
     traits: Traits,
     classes: Sequence[str] | None = None,  # (authentic, synthetic); None: by the labels
@@ -372,8 +372,6 @@ def trait_scores(
 
 # %% ../nbs/09c_audit.ipynb #1c4232df
 GIVEAWAY = 0.6  # AUC
-
-
 _COLUMNS = (
     "source",
     "counterpart",
@@ -397,7 +395,7 @@ class StudyAudit(NamedTuple):
     unreadable: pd.DataFrame  # image, reason
     findings: list[Finding]  # in words
 
-
+# %% ../nbs/09c_audit.ipynb #fd1f5697
 def _duplicate_finding(
     duplicates: pd.DataFrame,
     distances: np.ndarray,  # of unrelated pairs
@@ -415,7 +413,7 @@ def _duplicate_finding(
     sentence = f"near-copy: {len(pairs):,} {text}: {', '.join(shown)}"
     return [Finding("near-copy", False, len(pairs), shown, sentence)]
 
-
+# %% ../nbs/09c_audit.ipynb #f445fc61
 def _shortcut_finding(
     shortcuts: pd.DataFrame,  # of `shortcut_table`
 ) -> list[Finding]:
@@ -432,7 +430,7 @@ def _shortcut_finding(
     text = f"shortcut: {len(own)} AUCs exceed {GIVEAWAY} from files alone ({traits}), highest: "
     return [Finding("shortcut", False, len(own), told, text + "; ".join(told))]
 
-
+# %% ../nbs/09c_audit.ipynb #cac580aa
 def study_audit(
     manifest: Manifest,
     size: int = 128,  # side in pixels that images are decoded to, as for the network

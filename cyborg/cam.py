@@ -236,7 +236,7 @@ def _attention(layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     queries, keys = layer.q_norm(qkv[0]), layer.k_norm(qkv[1])
     return (layer.scale * queries @ keys.transpose(-2, -1)).softmax(-1)
 
-
+# %% ../nbs/06_cam.ipynb #2171c1f0
 def attention_rollout(
     attentions: list[torch.Tensor],  # one a block, (B, heads, T, T)
     cells: tuple[int, int],  # (h, w) of the patches

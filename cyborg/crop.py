@@ -737,7 +737,7 @@ def _map_folders(
             raise ManifestError(f"map_columns names {name!r}{hint}; expected some of {others}")
     return {"map": "maps"} | {name: f"maps_{name}" for name in columns}
 
-
+# %% ../nbs/03_crop.ipynb #2aab930b
 def _left_behind(
     manifest: Manifest,  # of the photographs
     taken: Iterable[str],  # columns of maps that are cropped
@@ -761,7 +761,7 @@ def _crop_rows(
     maps = [{place: path for place, path in row.items() if path} for row in maps]
     return dict(zip(images, zip(maps, crop_names(images), strict=True), strict=True))
 
-
+# %% ../nbs/03_crop.ipynb #9aa863a7
 def _crops_manifest(
     manifest: Manifest,  # of the photographs
     records: pd.DataFrame,  # a row a photograph
@@ -799,7 +799,7 @@ def _crop_records(
     lost = lambda image, record: record["status"] == "kept" and gone(image)  # noqa: E731
     return resume([*rows], work, ledger, stamp, "faces", threads, lost)
 
-
+# %% ../nbs/03_crop.ipynb #b127342b
 def crop_manifest(
     manifest: Manifest,  # photographs, with or without maps
     out: str | Path,  # folder of crops/, maps/, maps_COLUMN/, crops.csv, photographs.csv

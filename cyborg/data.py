@@ -113,8 +113,6 @@ _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 _MARGIN = 4  # a scaled decode keeps at least so many times the wanted side
 
 
@@ -125,7 +123,7 @@ class Decoded(NamedTuple):
     height: int  # H, source pixels
     width: int  # W, source pixels
 
-
+# %% ../nbs/04_data.ipynb #0552f291
 def _upright_square(
     image: Image.Image,  # opened, not loaded
     size: int,  # S
@@ -279,7 +277,7 @@ class _Store:
                 # fetched at once: a half-read answer would keep writers waiting
                 yield from self.db.execute(query.replace("(?)", f"({marks})"), part).fetchall()
 
-
+# %% ../nbs/04_data.ipynb #8b9784f5
 def _parts(values: Sequence, length: int) -> Iterator[list]:
     "Consecutive lists of at most `length` values"
     source = iter(values)
@@ -341,7 +339,7 @@ def _keyed(path: str) -> tuple[str, str]:
     except _MISTAKES as error:
         raise _refusal(path, error.strerror) from None
 
-
+# %% ../nbs/04_data.ipynb #e6c8ed4d
 def _file_keys(
     store: _Store,
     paths: Sequence[str],  # absolute, each once
@@ -480,7 +478,7 @@ def find(
         raise ValueError(f"{len(lost)} images are not in this cache, first {lost[0]!r}")
     return position.astype(np.int64)
 
-
+# %% ../nbs/04_data.ipynb #bb709919
 @patch
 def gather(
     self: Cache,
@@ -666,7 +664,7 @@ def open_maps(
     entries = [have.get(keys.get(path)) for path in paths]
     return _placed(code, names, paths, entries, refused, (h, w))
 
-
+# %% ../nbs/04_data.ipynb #23366027
 def _placed(
     code: np.ndarray,  # (n,) which of the names a row has, -1 for none
     names: Sequence[str],  # (m,)
@@ -756,7 +754,7 @@ class _Rows(NamedTuple):
     bad_maps: list[tuple[str, str]]  # map name, reason
     flat: int  # maps
 
-
+# %% ../nbs/04_data.ipynb #5a241188
 def _usable_rows(
     manifest: Manifest,
     cache: Cache,
@@ -782,7 +780,7 @@ def _usable_rows(
     kept = replace(manifest, table=manifest.table[~lost].reset_index(drop=True))
     return _Rows(kept, position[~lost], slot[~lost], maps.cells, excluded, bad_maps, maps.flat)
 
-
+# %% ../nbs/04_data.ipynb #25ca39ff
 def _warn_left_out(n: int, excluded: int, bad_maps: int, flat: int) -> None:
     "Nothing is left out in silence"
     counts = {
@@ -824,7 +822,7 @@ def _channels(name: str, values: Sequence[float]) -> torch.Tensor:  # (3, 1, 1)
         )
     return tensor.reshape(3, 1, 1)
 
-
+# %% ../nbs/04_data.ipynb #cdb99015
 class ImageDataset(Dataset):
     "Images of a manifest with their human maps on the network's grid"
 
@@ -1022,7 +1020,7 @@ class Loader(DataLoader):
 def _as_it_is(batch: Batch) -> Batch:
     return batch  # collated by `__getitems__`; named, so that spawn can pickle it
 
-
+# %% ../nbs/04_data.ipynb #bc604284
 def make_loader(
     dataset: ImageDataset,
     batch_size: int,  # images a batch; the last one may differ

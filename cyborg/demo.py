@@ -96,7 +96,7 @@ def rounded(
         points = points.reshape(-1, 2)
     return points
 
-
+# %% ../nbs/02_demo.ipynb #283280e5
 def band(
     line: np.ndarray,  # (P, 2) an open line
     width: float | np.ndarray,  # half width, one for all points or (P,)
@@ -196,7 +196,7 @@ class Face(NamedTuple):
     age: float
     parting: float
 
-
+# %% ../nbs/02_demo.ipynb #03866908
 class Shot(NamedTuple):
     "What differs between two pictures of one person."
 
@@ -593,7 +593,7 @@ class _Lips(NamedTuple):
     def between(self, upper, lower):
         return np.concatenate([np.stack([self.x, upper], -1), np.stack([self.x, lower], -1)[::-1]])
 
-
+# %% ../nbs/02_demo.ipynb #0610ac12
 def _lips(face, shot, fault):
     "The mouth's edges, pulled down and out of line on one side by the generator `lips`."
     t = np.linspace(-1, 1, 25)
@@ -731,7 +731,7 @@ def _pose(shot, size):
     matrix[:, 2] += shot.shift * size
     return matrix * (size, size, 1)
 
-
+# %% ../nbs/02_demo.ipynb #376ccc3a
 def expose(
     painting: np.ndarray,  # (side, side, 3)
     shot: Shot,
@@ -1028,7 +1028,7 @@ def _check(n, size, seed, workers):
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ValueError(f"workers is {workers!r}, expected None or a whole number of at least 1")
 
-
+# %% ../nbs/02_demo.ipynb #4bb11088
 def _write_pair(folder, rows, size, seed):
     "Draw, judge and write one pair; return its annotations and the names of its maps."
     drawn = tuple(draw_image(row, row.Index, size, seed) for row in rows)
@@ -1074,7 +1074,7 @@ def _answers(
         raise RuntimeError(f"a worker that draws faces ended early, status {worker.wait()}")
     return json.loads(line)
 
-
+# %% ../nbs/02_demo.ipynb #71ccec30
 def _shares(folder, n, size, seed, workers) -> Iterator[list]:
     "Write all images; yield each share as it is done, in order."
     count = -(-n // 20)

@@ -194,7 +194,7 @@ def _prediction_schema(
         )
     return pa.schema(dict.fromkeys(columns, pa.string()) | new)
 
-
+# %% ../nbs/09_evaluation.ipynb #3faf5156
 def _write_shard(
     folder: Path,  # where the parts of one evaluation are kept
     rows: tuple[int, int],  # first row of the manifest it stands for, and the row after the last
@@ -227,7 +227,7 @@ def _finished_shards(
             row = _shard_rows(path)[1]
     return shards
 
-
+# %% ../nbs/09_evaluation.ipynb #0d414ee2
 def _shard_rows(
     path: Path,  # of a shard
 ) -> tuple[int, int]:  # first row of the manifest it stands for, and the row after the last
@@ -263,7 +263,7 @@ def _merge_means(
             means.merge(part)
     return means
 
-
+# %% ../nbs/09_evaluation.ipynb #e2893225
 def _merge_maps(
     shards: Sequence[Path],  # in order
     path: Path,  # saliency.npy
@@ -323,7 +323,7 @@ def _evaluation_settings(
     }
     return settings if score == "softmax" else settings | {"score": score}  # as files had it
 
-
+# %% ../nbs/09_evaluation.ipynb #f1a60961
 def _run_score(
     folder: Path,  # a run folder, or one in it
 ) -> str:  # one of SCORES
@@ -372,7 +372,7 @@ def _open_predictions(
         )
     return file, json.loads(metadata[NOTE])
 
-
+# %% ../nbs/09_evaluation.ipynb #ce691d36
 def read_predictions(
     path: str | Path,  # predictions.parquet, or the folder it lies in
     columns: Sequence[str] | None = None,  # None: all
@@ -484,7 +484,7 @@ def _score_part(
     logits, maps = torch.zeros(0, len(network.head_weight)), torch.zeros(0, *network.map_size)
     return gather(scored or [Scored(logits, maps, maps, torch.zeros(0) > 0)])
 
-
+# %% ../nbs/09_evaluation.ipynb #d3e0f7cb
 def _score_rest(
     network: torch.nn.Module,
     manifest: Manifest,
@@ -515,7 +515,7 @@ def _score_rest(
             bar.update(part.rows[1] - part.rows[0] - len(rows))
             shutil.rmtree(parts / f"scratch-{part.rows[0]}", ignore_errors=True)
 
-
+# %% ../nbs/09_evaluation.ipynb #3bc7fa96
 def _cache_folder(
     cache: bool | str | Path,  # as for `predict`
     parts: Path,  # folder of the shards
@@ -552,7 +552,7 @@ def _check_request(
         raise ValueError(f"score is 'released', which is of two classes, not {manifest.classes}")
     _ = manifest.labels  # an unknown label raises
 
-
+# %% ../nbs/09_evaluation.ipynb #7e8b1b15
 def _is_finished(
     folder: Path,
     settings: Mapping,  # of `_evaluation_settings`
@@ -579,7 +579,7 @@ def _begin(
         shutil.rmtree(stale, ignore_errors=True)
     return parts
 
-
+# %% ../nbs/09_evaluation.ipynb #841fadc7
 def _remove_predictions(
     folder: Path,
 ) -> None:
@@ -622,7 +622,7 @@ def predict(
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return folder / FILES[-1]
 
-
+# %% ../nbs/09_evaluation.ipynb #ec6a4a35
 def _finish(
     folder: Path,
     manifest: Manifest,
@@ -716,7 +716,7 @@ def _class_names(
         raise ValueError(f"label {unknown[0]!r} is none of the classes {classes}")
     return classes
 
-
+# %% ../nbs/09_evaluation.ipynb #243083a3
 def _check_binary(
     predictions: pd.DataFrame,
     classes: Sequence[str] | None,  # as for `_class_names`
@@ -749,7 +749,7 @@ def _counterpart_names(
         )
     return sorted({name.strip() for cell in given for name in cell.split("|")} - {""})
 
-
+# %% ../nbs/09_evaluation.ipynb #a0f2c721
 def _sources_of(
     predictions: pd.DataFrame,
     label: str,
@@ -790,7 +790,7 @@ def comparisons(
         pairs.append(Comparison(name, "|".join(named), rows, against.to_numpy()))
     return pairs
 
-
+# %% ../nbs/09_evaluation.ipynb #de7d920d
 def seen_sources(
     manifest: Manifest,  # the one that was trained on
 ) -> tuple[str, ...]:  # sorted
@@ -832,7 +832,7 @@ def _auc_of(
     used = synthetic | authentic
     return {**counts, "auc": float(roc_auc_score(synthetic[used], scores[used])), "reason": ""}
 
-
+# %% ../nbs/09_evaluation.ipynb #59e66e0a
 def _macro_of(
     rows: Sequence[Mapping],  # of sources, as in `auc_table`
     authentic: Sequence[np.ndarray],  # (n,) bool, their counterparts
@@ -880,7 +880,7 @@ def auc_table(
     rows += [{"source": n, "counterpart": cameras, "seen": None} | values[n] for n in SUMMARIES]
     return pd.DataFrame(rows).astype({"seen": "boolean"})
 
-
+# %% ../nbs/09_evaluation.ipynb #0f6f4ca9
 def roc_points(
     predictions: pd.DataFrame,  # of `read_predictions`, one split, two classes
     source: str | None = None,  # a synthetic source; None: all against all

@@ -239,7 +239,7 @@ def _add_band(
     )
     figure.add_trace(line, row=row, col=col)
 
-
+# %% ../nbs/11_figures.ipynb #24d0fe03
 def _rgb(colour: str) -> tuple[int, int, int]:
     return tuple(bytes.fromhex(colour[1:]))
 
@@ -350,7 +350,7 @@ def training_curves(
     figure.update_layout(legend=dict(x=0.45, y=1, yanchor="top", **inside), margin_t=120)
     return figure.update_layout(legend2=dict(x=1, y=0.02, yanchor="bottom", **inside))
 
-
+# %% ../nbs/11_figures.ipynb #72266881
 def live_figure(
     figure: go.Figure,
 ) -> Callable[[go.Figure], None]:  # draws another figure in its place

@@ -261,7 +261,7 @@ def _cyborg(case: Case) -> torch.Tensor:
     "The distance of the scaled maps."
     return DISTANCES[case.distance](min_max(case.maps), min_max(case.human.to(case.maps.dtype)))
 
-
+# %% ../nbs/07a_guidance.ipynb #6c1397cb
 def attention_l1(
     maps: torch.Tensor,  # (B, h, w), attention maps
     human: torch.Tensor,  # (B, h, w) in [0, 1], neither is scaled
@@ -350,7 +350,7 @@ def guided_loss(
     logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
     return blend(logits, labels, apart, mapped, flat, alpha, ce_weight, map_weight)
 
-
+# %% ../nbs/07a_guidance.ipynb #36f4fc82
 def _false_maps(output: Output, weight: torch.Tensor, kind: str, labels, images) -> torch.Tensor:
     "Maps of the class that is not the true one."
     if len(weight) != 2:

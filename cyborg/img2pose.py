@@ -56,7 +56,7 @@ class _ClassPredictor(nn.Module):
         super().__init__()
         self.cls_score = nn.Linear(channels, 2)
 
-
+# %% ../nbs/05c_img2pose.ipynb #d3db4a11
 class _RegionHeads(nn.Module):
     "What is said of each region."
 

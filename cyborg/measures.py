@@ -785,7 +785,7 @@ def _single_maps(
     maps = np.stack([human_map(mask[None]) for mask in own])
     return resize_map(maps, map_size)
 
-
+# %% ../nbs/09e_measures.ipynb #afe6dacc
 def annotator_maps(
     manifest: Manifest,  # all splits
     annotations: pd.DataFrame,  # annotation table

@@ -241,7 +241,7 @@ class Pass(NamedTuple):
     loss: float
     cc: float  # correlation with the human maps; NaN where all are flat
 
-
+# %% ../nbs/12d_mentor.ipynb #14518a56
 def run_maps(
     model: MapAutoencoder,
     batches: Iterable[Batch],
@@ -269,7 +269,7 @@ def run_maps(
     mean = float(known.mean()) if len(known) else float("nan")
     return Pass(float(sum(losses)) / len(agreement), mean)
 
-
+# %% ../nbs/12d_mentor.ipynb #2b57fbdd
 def mean_map_loss(
     datasets: dict[str, ImageDataset],  # train and val
 ) -> float:
@@ -294,7 +294,7 @@ def save_maps_epoch(
     with atomic_path(folder / "history.csv") as temporary:
         pd.DataFrame(state.history).to_csv(temporary, index=False)
 
-
+# %% ../nbs/12d_mentor.ipynb #1a6b80f7
 def fit_maps(
     state: State,
     datasets: dict[str, ImageDataset],  # train and val

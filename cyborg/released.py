@@ -217,7 +217,7 @@ def _alpha_and_run(
         raise ValueError(f"{folder} is not named as run of alpha {alphas[0]:g}, cams_{written[0]}1")
     return alphas[0], int(found[1]) if found else None
 
-
+# %% ../nbs/07b_released.ipynb #42f0eb26
 def read_released_run(
     folder: str | Path,  # for example densenet/cams_0.5/cams_0.51
 ) -> ReleasedRun:

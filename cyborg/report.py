@@ -121,7 +121,7 @@ def read_tables(
         told.append(str(error))
     return StudyTables(folder, study, runs, *tables, baselines, told, frozen, annotators)
 
-
+# %% ../nbs/11a_report.ipynb #db073210
 def _read_table(
     path: Path,  # .parquet or .csv
 ) -> pd.DataFrame:
@@ -388,7 +388,7 @@ def main_table(
         table = table._replace(bold=table.bold & False)
     return _dashed(table, tables)
 
-
+# %% ../nbs/11a_report.ipynb #62e2a923
 def _seen_marks(
     rows: pd.DataFrame,  # with KEYS, source and seen
 ) -> dict[tuple[str, str, str], str]:  # (data, network, source) -> what follows the name
@@ -475,7 +475,7 @@ def measure_table(
     table = _measure_texts(_with_medians(found, rows), index)
     return _dashed(table, tables)
 
-
+# %% ../nbs/11a_report.ipynb #d322e5b1
 def _measure_texts(
     found: pd.DataFrame,  # of `over_runs`, in order, with the name of each row
     index: list[str],  # columns that make a row, name last
@@ -503,7 +503,7 @@ def _unfitted(
     given = (rows["reason"].fillna("") != "").astype(float).where(rows["value"].notna())
     return rows.assign(measure="temperature_unfitted", value=given)
 
-
+# %% ../nbs/11a_report.ipynb #e983b906
 def _with_medians(
     found: pd.DataFrame,  # of `over_runs`
     rows: pd.DataFrame,  # of measures
@@ -618,7 +618,7 @@ def _bootstrapped(
         return _Bootstrapped(np.nan, np.nan, 0, "no bootstrap interval")
     return _Bootstrapped(*rows[[*_Bootstrapped._fields]].iloc[0])
 
-
+# %% ../nbs/11a_report.ipynb #1ff36004
 def _own_counts(
     tables: StudyTables,
     data: str,
@@ -642,7 +642,7 @@ def _seen_sources(
     rows = tables.measures[_equal(tables.measures, data=data, network=network, scenario=scenario)]
     return set(rows.loc[rows["seen"].eq(seen).fillna(False).astype(bool), "source"])
 
-
+# %% ../nbs/11a_report.ipynb #eb455492
 def _unlike(
     tables: StudyTables,
     data: str,
@@ -707,7 +707,7 @@ def difference_figure(
     figure.update_layout(height=190 + 46 * len(notes), showlegend=False)
     return _noted(figure, tables, pd.DataFrame(drawn, columns=KEYS))
 
-
+# %% ../nbs/11a_report.ipynb #076de787
 def _difference_note(
     notes: Mapping[str, tuple[_Bootstrapped, list[str]]],  # line -> interval and `_unlike`
     several: bool,  # whether any line has more than one pair
@@ -815,7 +815,7 @@ def _told(
     "What a note says of a bootstrap."
     return f"bootstrap: {found.reason}" if np.isfinite(found.low) else found.reason
 
-
+# %% ../nbs/11a_report.ipynb #88e26b58
 def _for_reading(
     pairs: pd.DataFrame,  # of `paired_table`
     more: Sequence[str] = (),  # columns after the interval
@@ -1045,7 +1045,7 @@ def _frozen_note(
     images = _each(systems["images"], "test images")
     return f"{n} frozen system{'s' * (n != 1)}, {images}, commit not recorded"
 
-
+# %% ../nbs/11a_report.ipynb #6b7aebc2
 def _colours(
     systems: pd.DataFrame,
 ) -> dict[str, str]:  # of those that are no ensemble, the same in every figure
@@ -1170,7 +1170,7 @@ def frozen_by_generator(
     figure.update_layout(title_subtitle_text=note, height=height)
     return with_note(figure, _frozen_note(systems))
 
-
+# %% ../nbs/11a_report.ipynb #c929289c
 def frozen_roc_by_generator(
     tables: StudyTables,
     data: str | None = None,  # None: the first that a frozen system was tested on
@@ -1241,7 +1241,7 @@ def accuracy_figure(
     figure.update_layout(title_text=f"Accuracy by epoch, {_panel_name(tables, data, network)}")
     return _noted(figure, tables, _rows_of(runs), _binned(tables, _rows_of(runs), "val"))
 
-
+# %% ../nbs/11a_report.ipynb #eb7f224c
 def _rows_of(
     runs: Mapping[str, Sequence[pd.DataFrame]],  # of `_by_scenario`
 ) -> pd.DataFrame:
@@ -1569,7 +1569,7 @@ def _severities(
         raise ReportError(f"no robustness was measured for {wanted}")
     return rows
 
-
+# %% ../nbs/11a_report.ipynb #d7866db8
 def robustness_figure(
     tables: StudyTables,
     network: str,
@@ -1615,7 +1615,7 @@ def robustness_figure(
     ).update_annotations(font_size=13)
     return _noted(figure, tables, rows, _sample_size(tables, rows))
 
-
+# %% ../nbs/11a_report.ipynb #40319c58
 def _level(
     level: float,  # NaN at severity 0
 ) -> str:
@@ -1699,7 +1699,7 @@ def salience_table(
     order = [name for name in _order(tables, "scenario") if name in table.text]
     return TextTable(table.text[order], table.bold[order] & False)  # none is better
 
-
+# %% ../nbs/11a_report.ipynb #a3318df5
 def _stabilities(
     tables: StudyTables,
 ) -> pd.DataFrame:  # data, network, scenario, measure, mean, sd, n
@@ -1770,7 +1770,7 @@ def audit_figure(
     figure.update_layout(height=190 + 26 * (len(rows) + len(found)))
     return _noted(figure, tables, aucs)
 
-
+# %% ../nbs/11a_report.ipynb #e670781a
 def _audit(
     tables: StudyTables,
     data: str,
@@ -1909,7 +1909,7 @@ def write_page(
         temporary.write_text(page_html(page), encoding="utf-8")
     return left_out
 
-
+# %% ../nbs/11a_report.ipynb #09eb5ea2
 def _write_table(
     section: Section,
     folder: Path,

@@ -75,7 +75,7 @@ def _blurred(
     soft = gaussian_filter(pixels.astype(np.float32), level, axes=(0, 1))
     return np.rint(soft).clip(0, 255).astype(np.uint8)
 
-
+# %% ../nbs/09d_robustness.ipynb #24eba292
 def _resized(
     pixels: np.ndarray,  # (S, S, 3) uint8
     level: float,  # factor on the side
@@ -98,7 +98,7 @@ def _noisy(
     noise = level * rng.standard_normal(pixels.shape, dtype=np.float32)
     return np.rint(pixels + noise).clip(0, 255).astype(np.uint8)
 
-
+# %% ../nbs/09d_robustness.ipynb #667288fc
 def _cropped(
     pixels: np.ndarray,  # (S, S, 3) uint8
     level: float,  # share of the side that is kept
@@ -153,7 +153,7 @@ def _known(
         )
     return DEGRADATIONS[name]
 
-
+# %% ../nbs/09d_robustness.ipynb #55c8bc23
 def degrade(
     pixels: np.ndarray,  # (S, S, 3) uint8
     name: str,  # one of DEGRADATIONS
@@ -235,7 +235,7 @@ def sampled(
     kept = order.groupby(keys).rank() <= n
     return Manifest(manifest.table[kept.to_numpy()], manifest.root, manifest.classes)
 
-
+# %% ../nbs/09d_robustness.ipynb #7c2417a3
 def predict_degraded(
     network: nn.Module,  # a `cyborg.models.Network` on the device to be used
     manifest: Manifest,  # one split
@@ -258,7 +258,7 @@ def predict_degraded(
         predict(worse, images, folder / f"{name}-{severity}", **how)
     return folder
 
-
+# %% ../nbs/09d_robustness.ipynb #65a52374
 def run_robustness(
     run: str | Path,  # a run folder, trained
     manifest: Manifest,  # one split; its images need not be those of training
@@ -305,7 +305,7 @@ def robustness_table(
                 parts.append(tables[key].assign(**where)[columns])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-
+# %% ../nbs/09d_robustness.ipynb #ba7ec0cb
 def robustness_area(
     table: pd.DataFrame,  # of `robustness_table`
 ) -> pd.DataFrame:  # degradation, source, clean, area, lowest, reason
@@ -435,7 +435,7 @@ class Reaction(NamedTuple):
     left: np.ndarray  # (B,) share of the saliency that left the place, in [-1, 1]
     score: np.ndarray  # (B,) change of the score, in [-1, 1]
 
-
+# %% ../nbs/09d_robustness.ipynb #86c0fce3
 def reaction(
     before: np.ndarray,  # (B, h, w) in [0, 1], saliency of the images
     after: np.ndarray,  # (B, h, w) in [0, 1], of the degraded ones
@@ -469,7 +469,7 @@ def _look(
         maps = model_saliency(network, output, which)
     return maps.cpu().numpy(), class_scores(output.logits.cpu().numpy())[:, -1]
 
-
+# %% ../nbs/09d_robustness.ipynb #c086a69f
 def _measured(
     network: nn.Module,
     pixels: np.ndarray,  # (B, S, S, 3) uint8
@@ -496,7 +496,7 @@ class Salience(NamedTuple):
     maps: np.ndarray  # (n, h, w) float32 in [0, 1]
     unreadable: dict[str, str]  # image: reason
 
-
+# %% ../nbs/09d_robustness.ipynb #791f86c2
 def salience_measures(
     network: nn.Module,  # a `cyborg.models.Network` on the device to be used
     manifest: Manifest,

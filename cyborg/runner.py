@@ -103,7 +103,7 @@ def _take_order() -> dict[str, Any]:  # what `execute` wrote
     Thread(target=_end_with_pipe, args=(pipe,), daemon=True).start()
     return json.loads(line)
 
-
+# %% ../nbs/09b_runner.ipynb #0a34f2c5
 def run_child() -> None:
     "Execute a notebook with papermill; the order comes as JSON on the standard input."
     order = _take_order()

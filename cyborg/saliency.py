@@ -649,7 +649,7 @@ def iou_top(
     p, q = _top(p, count), _top(q, count)
     return _answer(flat, (p & q).sum(axis=-1) / (p | q).sum(axis=-1))
 
-
+# %% ../nbs/01_saliency.ipynb #be1ea6b8
 def pointing_game(
     p: np.ndarray,  # (..., h, w) model
     q: np.ndarray,  # (..., h, w) human
@@ -708,7 +708,7 @@ def _rows_of_another_class(
         rows[own] = rng.choice(np.flatnonzero(~own), own.sum())
     return rows
 
-
+# %% ../nbs/01_saliency.ipynb #ee397ae9
 def _boxes(
     maps: np.ndarray,  # (n, h, w) in [0, 1]
 ) -> np.ndarray:  # (n, h, w) float32, 0 or 1

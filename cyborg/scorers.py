@@ -187,7 +187,7 @@ def _torch_outputs(
 
     return outputs
 
-
+# %% ../nbs/09f_scorers.ipynb #cb29a20e
 def torchscript_scorer(
     path: str | Path,  # written by torch.jit.save
     how: Preprocessing,
@@ -272,7 +272,7 @@ def _not_read(
     what = f"{path}, revision {revision}, could not be had from the Hugging Face hub"
     return WeightsError(f"{what} ({said}). {told}")
 
-
+# %% ../nbs/09f_scorers.ipynb #9392edb5
 def _pretrained(
     source: Mapping[str, Any],  # of `_model_source`
 ) -> tuple[nn.Module, Any]:  # network, processor
@@ -292,7 +292,7 @@ def _pretrained(
         raise WeightsError(f"{path} lacks {len(lacking)} tensors, first {', '.join(lacking[:3])}")
     return network.eval(), processor
 
-
+# %% ../nbs/09f_scorers.ipynb #9e204b08
 def huggingface_scorer(
     path: str | Path,  # folder with config.json, processor and weights, or owner/name on the hub
     label: str,  # name of the class that is synthetic
@@ -743,7 +743,7 @@ def predicted_with(
         raise FileNotFoundError(f"there are no predictions {path}")
     return json.loads(pq.read_schema(path).metadata[NOTE])["settings"]
 
-
+# %% ../nbs/09f_scorers.ipynb #8ad07b85
 def _fuse(
     manifest: Manifest,  # one split
     members: Mapping[str, Path],  # name -> folder of its predictions of that split

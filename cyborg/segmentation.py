@@ -126,7 +126,7 @@ class _AttentionRefinement(nn.Module):
         x = self.conv(x)
         return x * self.bn_atten(self.conv_atten(x.mean((2, 3), keepdim=True))).sigmoid()
 
-
+# %% ../nbs/05b_segmentation.ipynb #b1a86e9c
 class _FeatureFusion(nn.Module):
     "Join two sets of features, then add those again that the mean over the picture favours."
 
@@ -286,7 +286,7 @@ class FaceParser:
             raise ValueError("no part of a face was found")
         return resize_map(map, pixels.shape[:2])
 
-
+# %% ../nbs/05b_segmentation.ipynb #3ac9e937
 @patch
 def labels(
     self: FaceParser,

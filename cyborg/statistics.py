@@ -93,7 +93,7 @@ def roc_corners(
     counts = (np.insert(count, 0, 0) for count in (true, last + 1 - true))
     return Corners(np.insert(falling[last], 0, np.inf), *counts, order)
 
-
+# %% ../nbs/09a_statistics.ipynb #fce6cde9
 def auc_of(
     corners: Corners,
 ) -> float:  # in [0, 1]
@@ -173,7 +173,7 @@ def interval_of(
     low, high = expit(logit(auc) + np.array([-half, half]))
     return AUC(auc, se, float(low), float(high), "" if se else "all scores are equal")
 
-
+# %% ../nbs/09a_statistics.ipynb #1951ac56
 def _with_interval(
     found: Influence,
     level: float,  # of the interval, in (0, 1)

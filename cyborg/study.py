@@ -403,7 +403,7 @@ def _check_study(study: Study) -> None:
                 f"settings has {both[0]}, which scenario {name} decides; write it there"
             )
 
-
+# %% ../nbs/10_study.ipynb #e3cd82e9
 def read_study(
     path: str | Path,  # a .yaml file
     runs: str | Path = "",  # folder of study folders; empty: CYBORG_RUNS, else runs/
@@ -488,7 +488,7 @@ def _places(
     manifest = study.folder / "manifests" / f"{name}-{column}.csv"
     return {"manifest": str(manifest), "root": str(root)}
 
-
+# %% ../nbs/10_study.ipynb #6d20a1c0
 def study_runs(
     study: Study,
 ) -> list[StudyRun]:
@@ -578,7 +578,7 @@ def _write_with_maps(
     path = Path(_places(study, data, column)["manifest"])
     write_manifest(Manifest(table, manifest.root, manifest.classes), path)
 
-
+# %% ../nbs/10_study.ipynb #6f20892d
 def _check_maps(
     run: StudyRun,
     manifest: Manifest,
@@ -696,7 +696,7 @@ def _code_warning(
         "they will not be pooled unless asked (mixed)"
     )
 
-
+# %% ../nbs/10_study.ipynb #3db23411
 def check_study(
     study: Study,
 ) -> list[str]:  # warnings
@@ -983,7 +983,7 @@ def _line(
         f"{counts.get('failed', 0)} failed{left}"
     )
 
-
+# %% ../nbs/10_study.ipynb #7a444790
 def _cluster(
     cluster: str | None,
     workers: int,
@@ -1020,7 +1020,7 @@ def _lacks_robustness(run: StudyRun, study: Study) -> bool:
     "Whether a trained run has yet to score degraded images: `robustness` may be added later."
     return bool(study.robustness) and not (run.config.folder / "robustness.csv").is_file()
 
-
+# %% ../nbs/10_study.ipynb #f26a5067
 def run_study(
     study: Study,
     cluster: str | None = None,  # None: this machine; a scheduler's address; or slurm
@@ -1393,7 +1393,7 @@ def main(
     if (plan(study)["state"] != "finished").any():
         raise SystemExit("not all runs are finished; start again to go on")
 
-
+# %% ../nbs/10_study.ipynb #0ad0963d
 def _announced(
     study: Study,
     workers: int,

@@ -76,7 +76,7 @@ from .saliency import CONTROL_KINDS, control_maps
 class SettingsError(ValueError):
     """A setting that is unknown, of the wrong type, or out of range."""
 
-
+# %% ../nbs/08_training.ipynb #be07626b
 @dataclass(frozen=True)
 class RunConfig:
     "Every setting of a run; unknown names, wrong types and impossible values are refused by name."
@@ -244,7 +244,7 @@ def _check_attention(config: RunConfig) -> None:
             "go with attention regression or appearance"
         )
 
-
+# %% ../nbs/08_training.ipynb #4b660fbe
 def _check_rollout(config: RunConfig) -> None:
     "Refuse what a vision transformer lacks: maps of a class, other cells, and a single logit."
     guidance = GUIDANCES[config.guidance]
@@ -268,7 +268,7 @@ def _plain(config: RunConfig) -> bool:
     usual = config.guidance == "cyborg" and config.map_kind in ("auto", "cam")
     return (usual or config.alpha == 1) and config.weighting == "fixed"
 
-
+# %% ../nbs/08_training.ipynb #a01ed304
 def _check_quirks(config: RunConfig) -> None:
     "Refuse an unknown quirk, or the released loss beside another one."
     try:
@@ -369,7 +369,7 @@ def arithmetic_intensity(
             hook.remove()
     return multiplications / max(values, 1)
 
-
+# %% ../nbs/08_training.ipynb #873d1cfb
 def choose_precision(
     network: Network,  # on the CPU
     device: torch.device,  # where it will run
@@ -420,7 +420,7 @@ def _git_commit() -> str:  # empty outside a checkout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-
+# %% ../nbs/08_training.ipynb #aea74cc3
 def provenance(
     manifest: Manifest,
     warnings: list[str],  # what the audit of the manifest found
@@ -449,7 +449,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
-
+# %% ../nbs/08_training.ipynb #f3aa45a2
 def run_codes(
     record: Mapping[str, Any],  # config.json
 ) -> list[str]:  # hashes, the first from when it was begun
@@ -520,7 +520,7 @@ def make_datasets(
 class DivergedError(ArithmeticError):
     """A loss that is no number any more: training ends, and what was written stays."""
 
-
+# %% ../nbs/08_training.ipynb #3c4767fb
 @dataclass
 class Sums:
     "Running sums of one pass."
@@ -564,7 +564,7 @@ class Sums:
         labels = torch.cat([t.cpu() for t in gather_object(self.labels)]).numpy()
         return row | {"val_auc": _auc(labels, scores)}
 
-
+# %% ../nbs/08_training.ipynb #cf2b1bc3
 def _auc(labels, scores) -> float:  # NaN when a class is absent
     "Area under the ROC curve; one against the rest, averaged, for more than two classes."
     if len(set(labels.tolist())) < scores.shape[1]:
@@ -616,7 +616,7 @@ def _kind_of_map(config: RunConfig) -> str:
         return "attention"
     return "auto" if config.alpha == 1 else config.map_kind
 
-
+# %% ../nbs/08_training.ipynb #b65702d4
 def batch_loss(
     network: Network,  # bare, that gave `output`
     output: Output,
@@ -691,7 +691,7 @@ def span(
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
-
+# %% ../nbs/08_training.ipynb #6b0462a4
 class Progress:
     "Prints how far training is and how long it will still take."
 
@@ -761,7 +761,7 @@ class State:
         else:
             self.scheduler.step()
 
-
+# %% ../nbs/08_training.ipynb #0f64a63e
 def new_state(
     network: Network,
     config: RunConfig,
@@ -793,7 +793,7 @@ def save_state(
     with atomic_path(folder / "last" / "checkpoint.pt") as temporary:
         torch.save(content, temporary)
 
-
+# %% ../nbs/08_training.ipynb #0c27e523
 def load_state(
     state: State,  # changed in place
     folder: Path,  # the run folder
@@ -852,7 +852,7 @@ def fit(
                 callback(pd.DataFrame(state.history))
         accelerator.wait_for_everyone()
 
-
+# %% ../nbs/08_training.ipynb #d3957e4b
 def set_seed(
     seed: int,
     epoch: int,
@@ -979,7 +979,7 @@ def run_folder(
     finally:
         lock.lock.release()
 
-
+# %% ../nbs/08_training.ipynb #c7e5a2cf
 def _claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
     "Make the folder this run's, or refuse."
     path = folder / "config.json"
