@@ -15,7 +15,7 @@ help:
 	@echo 'make train     install what is missing, write the demo set, train classical and CYBORG on it'
 	@echo 'make study     install what is missing, run a small study (18 runs) on the demo set, write its report'
 	@echo 'make systems   run every system once on the demo set (about 20 minutes), write the report'
-	@echo 'make explore   look at the maps and images of the runs in the browser (of runs/quick, else runs/)'
+	@echo 'make explore   look at maps, images and runs in the browser, of all studies in runs/'
 	@echo 'make annotate  collect human maps in the browser, on the demo set'
 	@echo 'make test      install what is missing, run all tests, every notebook among them'
 	@echo 'make lint      check notebooks, tests and scripts with ruff'
@@ -112,10 +112,10 @@ study: venv
 	@echo 'notebook:  runs/quick/report.ipynb; open with $(VENV)/bin/jupyter lab runs'
 
 explore: venv
-	@compgen -G 'runs/quick/*/predictions.parquet' > /dev/null \
+	@compgen -G 'runs/*/*/predictions.parquet' > /dev/null \
 	    || compgen -G 'runs/*/predictions.parquet' > /dev/null || $(MAKE) --no-print-directory train
-	@runs="$(CURDIR)/runs"; compgen -G 'runs/quick/*/predictions.parquet' > /dev/null && runs="$$runs/quick"; \
-	CYBORG_RUNS="$$runs" $(VENV)/bin/voila nbs/explore_maps.ipynb
+	@rm -rf $(VENV)/explore; mkdir $(VENV)/explore; cp nbs/explore_*.ipynb $(VENV)/explore
+	@CYBORG_RUNS="$(CURDIR)/runs" $(VENV)/bin/voila $(VENV)/explore
 
 annotate: venv
 	@$(VENV)/bin/cyborg-annotate --demo

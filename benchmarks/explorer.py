@@ -182,8 +182,9 @@ def map_controls(
     explorer: MapExplorer,
 ) -> dict[str, Callable]:
     "What a hand does to a map explorer."
+    explorer.scenario.value = ""  # several: the runs of all are offered
     names, rng = list(explorer.runs.options), np.random.default_rng(2)
-    sorts, networks = list(explorer.sort.options), list(explorer.network.options)
+    sorts, networks = list(explorer.sort.options), [v for _, v in explorer.network.options]
 
     def click() -> None:
         trace = explorer.scatter.data[rng.integers(len(explorer.scatter.data))]
@@ -193,15 +194,18 @@ def map_controls(
     return {
         "scroll": setting(explorer.page, rng.permutation(explorer.page.max)[:99].tolist()),
         "scatter click": click,
+        "call by number": setting(explorer.number, list(range(1, 99))),
         "opacity": setting(explorer.opacity, [0.3, 0.6, 0.9]),
         "view": setting(explorer.view, [*VIEWS]),
         "sort": setting(explorer.sort, sorts),
         "filter errors": setting(explorer.errors, [True, False]),
         "label": setting(explorer.label, ["synthetic", "authentic", ""]),
         "source": setting(explorer.source, [*SOURCES[1:], ""]),
+        "score range": setting(explorer.scores, [(0.0, 0.5), (0.4, 0.9), (0.0, 1.0)]),
         "one run": setting(explorer.runs, [(name,) for name in names]),
         "four runs": setting(explorer.runs, [tuple(names[i : i + 4]) for i in range(4)]),
         "all runs": setting(explorer.runs, [tuple(names), tuple(names[1:])]),
+        "scenario": setting(explorer.scenario, ["classical", "cyborg", ""]),
         "network": setting(explorer.network, networks[::-1]),
     }
 
@@ -228,7 +232,7 @@ def report(
     "Times of all controls, printed and returned."
     rows, kept = [], page.state if hasattr(page, "state") else None
     for name, action in controls.items():
-        for control in ("errors", "source", "label", "runs") if kept else ():
+        for control in ("errors", "source", "label", "scenario", "runs") if kept else ():
             getattr(page, control).value = getattr(kept, control)
         times, used = np.transpose([timed(action) for _ in range(repeats)])
         row = {"control": name, "median": np.median(times), "worst": times.max()}

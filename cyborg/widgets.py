@@ -7,8 +7,10 @@ __all__ = ['picture_url', 'DropZone', 'Brush', 'brush_masks', 'show_picture', 'A
 
 # %% ../nbs/13_widgets.ipynb #e0104b39
 import base64
+import html
 import io
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 from PIL import Image, ImageOps
+from sqlalchemy.exc import SQLAlchemyError
 
 import cyborg
 from cyborg.annotation import (
@@ -67,8 +70,11 @@ class Brush(anywidget.AnyWidget):
 
     _esm = _static("brush.js")
     _css = _static("brush.css")
-    pictures = traitlets.List().tag(sync=True)  # dicts of src, alt, width, height
+    pictures = traitlets.List().tag(sync=True)  # dicts of src, alt, width, height, key
     strokes = traitlets.List().tag(sync=True)  # a list for each picture, pixels of the picture
+    painter = traitlets.Unicode().tag(sync=True)  # the board they come from; empty: set in Python
+    problem = traitlets.Unicode().tag(sync=True)  # why what was painted last is not in `strokes`
+    late = traitlets.Dict()  # key, strokes, seconds: painted on a picture that is not shown now
     radius = traitlets.Float(0.06).tag(sync=True)  # of the brush, share of the picture's width
     seconds = traitlets.Float(0.0).tag(sync=True)  # since the pictures were shown
 
@@ -76,12 +82,23 @@ class Brush(anywidget.AnyWidget):
         self,
         *pictures: Any,  # one or two: (H, W[, 3]) uint8, PIL pictures or files
         names: Sequence[str] = (),  # for those who cannot see them; empty: picture 1, 2
+        key: str = "",  # what `late` calls them; empty: a number
         **traits: Any,  # strokes, radius
     ):
         if not 1 <= len(pictures) <= 2:
             raise ValueError(f"got {len(pictures)} pictures, expected one or two")
         traits.setdefault("strokes", [[] for _ in pictures])
-        super().__init__(pictures=_described(pictures, names), **traits)
+        super().__init__(pictures=_described(pictures, names, key), **traits)
+        self.on_msg(self._received)
+
+    @property
+    def key(self) -> str:
+        "Of the pictures that are shown."
+        return self.pictures[0]["key"]
+
+    @traitlets.observe("strokes")
+    def _of_python(self, change: Any) -> None:
+        self.painter = ""
 
     @traitlets.validate("strokes")
     def _only_good_strokes(self, proposal: Any) -> list:
@@ -94,14 +111,42 @@ class Brush(anywidget.AnyWidget):
         ]
 
 
-def _described(pictures: Sequence[Any], names: Sequence[str]) -> list[dict]:
+_numbers = count(1)
+
+
+def _described(
+    pictures: Sequence[Any],
+    names: Sequence[str],
+    key: str,  # of all of them; empty: the next number
+) -> list[dict]:
     "What the browser needs to know of each picture."
     names = names or [f"picture {i}" for i in range(1, len(pictures) + 1)]
-    found = [picture_url(picture) for picture in pictures]
+    found, own = [picture_url(picture) for picture in pictures], {"key": key or str(next(_numbers))}
     keys = ("src", "width", "height")
-    return [dict(zip(keys, one, strict=True), alt=a) for one, a in zip(found, names, strict=True)]
+    return [dict(zip(keys, p, strict=True), alt=a) | own for p, a in zip(found, names, strict=True)]
 
 # %% ../nbs/13_widgets.ipynb #e73ea3d9
+@patch
+def _received(
+    self: Brush,
+    _: Brush,
+    painted: dict,  # kind, key, board, strokes, seconds
+    buffers: Any = None,
+) -> None:
+    "What was painted, where it belongs."
+    if painted.get("kind") != "painted":
+        return
+    if painted["key"] != self.key:
+        self.late = {name: painted[name] for name in ("key", "strokes", "seconds")}
+        return
+    try:
+        with self.hold_sync():
+            self.seconds, self.strokes = float(painted["seconds"]), painted["strokes"]
+            self.painter, self.problem = painted["board"], ""  # which therefore keeps what it has
+    except AnnotationError as error:
+        self.problem = str(error)
+
+# %% ../nbs/13_widgets.ipynb #764bd545
 def brush_masks(
     brush: Brush,
 ) -> list[np.ndarray]:  # (H, W) bool, one a picture
@@ -115,11 +160,13 @@ def show_picture(
     *pictures: Any,  # as for `Brush`
     strokes: Sequence[list] | None = None,  # a list for each; None: nothing is painted
     names: Sequence[str] = (),
+    key: str = "",  # what `late` calls them; empty: a number
 ) -> None:
     "Put other pictures into a brush."
+    described = _described(pictures, names, key)
     with brush.hold_sync():
         brush.set_trait("strokes", [[] for _ in brush.pictures])
-        brush.pictures = _described(pictures, names)
+        brush.pictures, brush.problem = described, ""
         brush.strokes = [[] for _ in pictures] if strokes is None else list(strokes)
 
 # %% ../nbs/13_widgets.ipynb #67363ee2
@@ -153,13 +200,15 @@ class Annotator:
             raise AnnotationError("the manifest has no image to mark")
         done = self.store.marked_images(subject)
         start = next((i for i, name in enumerate(self.images) if name not in done), 0)
-        self.brush = Brush(safe_path(manifest.root, self.images[start]))
+        self.brush = Brush(safe_path(manifest.root, self.images[start]), key=self.images[start])
         self.mask, self.map = (ipywidgets.Image(width=300) for _ in range(2))
         self.place = ipywidgets.BoundedIntText(start + 1, min=1, max=len(self.images))
         self.status = ipywidgets.HTML()
         self.widget = self._layout()
-        self.place.observe(lambda change: self.go_to(change["new"] - 1), "value")
+        self.place.observe(lambda change: self._go(change["new"] - 1), "value")
         self.brush.observe(lambda change: self._painted(), "strokes")
+        self.brush.observe(lambda change: self._late(**change["new"]), "late")
+        self.brush.observe(lambda change: self._refused(change["new"]), "problem")
         self.go_to(start)
 
     @property
@@ -195,33 +244,97 @@ def go_to(
     number: int,  # of the image, from 0
 ) -> None:
     "Show an image with the marks it has."
-    self._number = number
+    if number == self._number:
+        return
+    image, label = self.images[number], self.rows["label"].iloc[number]
+    saved, path = self.store.saved_marks(image, self.subject), safe_path(self.manifest.root, image)
+    before, self._number = self._number, number  # what is shown next is not painted on this one
+    try:
+        how = {"names": [f"{label} image {number + 1}"], "key": image}
+        show_picture(self.brush, path, strokes=[saved], **how)
+    except OSError:
+        self._number = before
+        raise
     self.place.value = number + 1
-    strokes = self.store.saved_marks(self.image, self.subject)
-    label = self.rows["label"].iloc[number]
-    name = f"{label} image {number + 1}"
-    show_picture(
-        self.brush, safe_path(self.manifest.root, self.image), strokes=[strokes], names=[name]
-    )
     self._redraw()
+
+
+@patch
+def _go(self: Annotator, number: int) -> None:
+    "`go_to`, and in words where that fails."
+    try:
+        self.go_to(number)
+    except (OSError, ValueError, SQLAlchemyError) as error:
+        self._say(f"image {number + 1} is NOT shown: {error}")
 
 # %% ../nbs/13_widgets.ipynb #05ec93ce
 @patch
-def _painted(self: Annotator) -> None:
-    "Store what is painted now, and show what becomes of it."
-    [strokes] = self.brush.strokes
-    saved = self.store.saved_marks(self.image, self.subject)
-    if strokes != saved:
-        seconds = self.brush.seconds
-        self.store.save_marks(self.image, self.subject, strokes, self.manifest.root, seconds)
-    self._redraw()
+def _save(
+    self: Annotator,
+    image: str,
+    strokes: list,
+    seconds: float,
+) -> str:  # why they are not stored; empty where they are
+    "Put strokes into the store."
+    try:
+        if strokes != self.store.saved_marks(image, self.subject):
+            self.store.save_marks(image, self.subject, strokes, self.manifest.root, seconds)
+    except (AnnotationError, SQLAlchemyError, OSError) as error:
+        return str(error)
+    return ""
 
 
 @patch
-def _redraw(self: Annotator) -> None:
+def _painted(self: Annotator) -> None:
+    "Store what is painted now, and show what becomes of it."
+    if self.brush.key != self.image:  # `show_picture` empties the brush first
+        return
+    [strokes] = self.brush.strokes
+    self._redraw(self._save(self.image, strokes, self.brush.seconds))
+
+
+@patch
+def _late(
+    self: Annotator,
+    key: str,
+    strokes: list,
+    seconds: float,
+) -> None:
+    "Store what was painted on a picture while the next one was on its way."
+    if key not in self.images:
+        self._say(f"NOT stored: marks of {key!r}, which is none of the images here")
+        return
+    number = self.images.index(key) + 1
+    why = self._save(key, strokes[0], seconds)
+    self._say(f"NOT stored, of image {number}: {why}" if why else f"stored for image {number}")
+
+
+@patch
+def _refused(self: Annotator, problem: str) -> None:
+    "Marks that the brush does not take."
+    if problem:
+        self._say(f"NOT stored: {problem}")
+
+
+@patch
+def _redraw(
+    self: Annotator,
+    problem: str = "",  # why the marks are not stored
+) -> None:
+    "Mask and map as they are, and whether they are stored."
     [mask] = brush_masks(self.brush)
-    self.mask.value, self.map.value = _png(mask), _png(self.human_map())
-    self.status.value = "stored" if mask.any() else "nothing is painted"
+    self.mask.value = _png(mask)
+    if problem:
+        self._say(f"NOT stored: {problem}")
+        return
+    self.map.value = _png(self.human_map())
+    self._say("stored" if mask.any() else "nothing is painted")
+
+
+@patch
+def _say(self: Annotator, text: str) -> None:
+    colour = "#a33" if "NOT" in text else "inherit"
+    self.status.value = f'<span role="status" style="color:{colour}">{html.escape(text)}</span>'
 
 
 @patch

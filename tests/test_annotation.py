@@ -25,8 +25,12 @@ from cyborg.annotation import (
     AnnotationStore,
     ExclusionRules,
     StudySettings,
+    _share,
+    agreements,
     as_table,
     checked_strokes,
+    consents,
+    exclusions,
     fixation_maps,
     human_maps,
     label_studio_mask,
@@ -37,6 +41,7 @@ from cyborg.annotation import (
     read_fixation_files,
     read_fixations,
     read_label_studio,
+    read_marks,
     read_reaction_times,
     rle_counts,
     rle_mask,
@@ -44,6 +49,8 @@ from cyborg.annotation import (
     strokes_mask,
     subject_summary,
     write_annotations,
+    write_coco,
+    write_label_studio,
     write_maps,
 )
 from cyborg.data import ImageDataset
@@ -317,11 +324,13 @@ def test_a_lost_trial_is_handed_out_again(study):
 def test_who_returns_too_late_gets_another_pair(study):
     store = study(answers=1, trials=1, n=1, timeout=60)
     late = store.enter("late")
-    store.next_trial(late, now=0.0)
+    lost = store.next_trial(late, now=0.0)
     other = store.enter("other")
     store.answer(other, store.next_trial(other, now=61.0).trial, "left", BOTH, 3.0, now=62.0)
     assert store.next_trial(late, now=100.0) is None
-    assert store.enter("late").code
+    assert store.enter("late").code == ""  # nothing was answered
+    store.answer(late, lost.trial, "left", BOTH, 3.0, now=110.0)  # from a page still open
+    assert store.next_trial(late, now=111.0) is None and store.enter("late").code
 
 
 def test_who_returns_in_time_gets_the_same_trial(study):
@@ -398,12 +407,104 @@ def test_marks_that_are_required(study, marks):
     rubbed = {"left": [{**DAB, "erase": True}], "right": []}
     with pytest.raises(AnnotationError, match=f"mark {marks}"):
         store.answer(subject, trial, "left", rubbed, 3.0)
+    dot, over = {**DAB, "radius": 1.0}, {**DAB, "radius": 9.0, "erase": True}
+    with pytest.raises(AnnotationError, match=f"mark {marks}"):  # painted, and rubbed out again
+        store.answer(subject, trial, "left", {"left": [dot, over], "right": [dot, over]}, 3.0)
     only_right = {"left": [], "right": [DAB]}
     if marks == "either":
         store.answer(subject, trial, "left", only_right, 3.0)
     else:
         with pytest.raises(AnnotationError, match=f"mark {marks}"):
             store.answer(subject, trial, "left", only_right, 3.0)
+
+
+def test_the_smallest_dot_is_a_mark(study):
+    store = study(trials=1)
+    subject = store.enter("A1")
+    dot = {"points": [[32.0, 32.0, 0.1]], "radius": 0.64, "erase": False}  # a hundredth of 64
+    trial = store.next_trial(subject).trial
+    assert not store.answer(subject, trial, "left", {"left": [dot], "right": []}, 3.0).again
+
+
+def test_who_comes_when_all_is_answered_does_nothing_and_has_no_code(study):
+    store = study(answers=1, trials=8, practice=1)
+    early = store.enter("early")
+    assert len(answer_all(store, "worker")) == 9 and store.enter("worker").code
+    assert not store.has_room("late") and store.has_room("early")
+    assert store.next_trial(early) is None and store.enter("early").code == ""  # no practice, too
+    assert store.people().loc["early", "finished"] == ""
+
+
+def fail_checks(store, worker):
+    """Take part to the end, wrong wherever it can be told."""
+    subject = store.enter(worker)
+    while trial := store.next_trial(subject):
+        wrong = "right" if trial.question == trial.left_label else "left"
+        store.answer(subject, trial.trial, wrong, BOTH, 3.0)
+
+
+def test_answers_of_who_fails_the_checks_are_given_by_somebody_else(study):
+    store = study(answers=1, trials=8, attention_every=8)
+    fail_checks(store, "asleep")
+    assert store.people().loc["asleep", "not_counted"] == "attention checks"
+    assert store.enter("asleep").code  # the subject is not told
+    assert store.has_room()
+    kinds = Counter(trial.kind for trial in answer_all(store, "awake"))
+    assert kinds["pair"] == 8
+    all_the_same = study(answers=1, trials=8, attention_every=8, attention=0.0)
+    fail_checks(all_the_same, "asleep")
+    assert not all_the_same.has_room()
+
+
+def test_leaving_somebody_out_by_hand(study):
+    store = study(answers=1, trials=8)
+    answer_all(store, "odd")
+    store.exclude("odd")
+    assert store.has_room()
+    table = store.annotations()
+    off = ExclusionRules(0, 0, 0, 0, 0)
+    assert subject_summary(table, off).loc["odd", "excluded"] == "by hand"
+    store.exclude("odd", excluded=False)
+    assert not store.has_room()
+    assert subject_summary(store.annotations(), off).loc["odd", "excluded"] == ""
+    with pytest.raises(AnnotationError, match="nobody has it"):
+        store.exclude("nobody")
+
+
+def test_every_text_that_was_agreed_to_is_kept(study):
+    store = study()
+    for text in ("first", "first", "second"):
+        store.enter("A1", consent=text)
+    store.enter("B2", consent="second")
+    with store.reads() as connection:
+        texts = dict(connection.execute(sa.select(consents.c.consent, consents.c.text)).all())
+        agreed = connection.execute(sa.select(agreements.c.subject, agreements.c.consent)).all()
+    assert sorted(texts.values()) == ["first", "second"]
+    assert sorted((who, texts[what]) for who, what in agreed) == [
+        (1, "first"),
+        (1, "second"),
+        (2, "second"),
+    ]
+
+
+def test_people_are_listed_without_an_answer_and_without_formulas(study):
+    store = study()
+    store.enter("A1", {"assignmentId": "=cmd|'/c calc'!A1", "STUDY_ID": "5f1"}, now=0.0)
+    row = store.people().loc["A1"]
+    assert (row["assignment"], row["study"], row["code"]) == ("", "5f1", "")
+    assert row["entered"] == "1970-01-01T00:00:00Z" and row["entry"].startswith("{")
+
+
+def test_a_store_of_before_goes_on(study):
+    store = study(answers=1, trials=8)
+    answer_all(store, "A1")
+    with store.engine.begin() as connection:
+        for table in (agreements, consents, exclusions):
+            table.drop(connection)
+    again = AnnotationStore(str(store.engine.url))
+    assert len(again.annotations()) == 16 and not again.has_room()
+    assert again.study == again.study
+    again.close()
 
 
 @pytest.mark.parametrize("worker", ["", "a b", "<b>", "a" * 65, None, 7, "../x", "ä", "x\n", "'--"])
@@ -482,6 +583,73 @@ def test_maps_are_section_4_3(demo):
     np.testing.assert_array_equal(wrong, human_map(masks[:1], sigma=5.0))
     [(_, _, used, _)] = human_maps(table, answers="all", annotators=2, seed=3)
     assert len(used) == 2
+
+
+def test_annotators_are_those_who_marked_the_picture():
+    common = {"image": "a.png", "kind": "pair", "correct": True, "width": 64, "height": 64}
+    rows = [common | {"subject": str(i), "strokes": [DAB] if i % 2 else []} for i in range(8)]
+    for seed in range(6):
+        for wanted, used in ((1, 1), (3, 3), (6, 4), (None, 4), (0, 4)):
+            [(_, _, group, masks)] = human_maps(as_table(rows), annotators=wanted, seed=seed)
+            assert len(group) == len(masks) == used
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (178, 218), (300, 200)])
+def test_one_picture_of_each_pair_painted_all_over_is_painted_all_over(width, height):
+    """Covered is the share of what the page shows, the middle square."""
+    square = min(width, height) / 2
+    all_over = {"points": [[width / 2, height / 2, 0.0]], "radius": square * 1.42, "erase": False}
+    common = {"kind": "pair", "correct": True, "width": width, "height": height, "seconds": 5.0}
+    rows = [
+        common
+        | {"image": f"{i}{side}.png", "subject": "painter", "trial": str(i), "strokes": own}
+        | {"covered": _share(own, width, height)}
+        for i in range(4)
+        for side, own in (("a", [all_over]), ("b", []))
+    ]
+    summary = subject_summary(as_table(rows))
+    assert summary.loc["painter", "covered"] == 1
+    assert summary.loc["painter", "excluded"] == "painted all over"
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_maps_give_a_column_of_text(demo):
+    done = write_maps(as_table([]), demo, "none")
+    assert set(done.table["map"]) == {""}
+
+
+def test_other_tools_get_what_makes_maps_and_give_it_back(study, demo, tmp_path):
+    store = study(answers=3, trials=4, practice=1, attention_every=4)
+    for worker in ("a", "b"):
+        subject = store.enter(worker)
+        while trial := store.next_trial(subject):
+            store.answer(subject, trial.trial, "left", {"left": [DAB], "right": []}, 3.0)
+    table, images = store.annotations(), demo.table["image"].tolist()
+    assert {"practice", "attention"} <= set(table["kind"])
+    wanted = {image: (list(rows["subject"]), m) for image, _, rows, m in human_maps(table, 64)}
+    writers = {"coco": write_coco, "studio": write_label_studio}
+    for name, write in writers.items():
+        back = read_marks([write(table, tmp_path / f"{name}.json")], images)
+        assert set(back["kind"]) == {"pair"} and (back["image"].isin(images)).all()
+        marked = table[(table["kind"] == "pair") & (table["strokes"].map(len) > 0)]
+        assert len(back) == len(marked)
+        assert back["correct"].sum() == marked["correct"].sum()
+        got = {image: (list(rows["subject"]), m) for image, _, rows, m in human_maps(back, 64)}
+        assert {i: who for i, (who, _) in got.items()} == {i: who for i, (who, _) in wanted.items()}
+        assert all((got[image][1] == masks).all() for image, (_, masks) in wanted.items())
+    tasks = json.loads((tmp_path / "studio.json").read_text())
+    one = tasks[0]["annotations"][0]
+    assert "completed_by" not in one  # Label Studio refuses annotators it does not know
+    assert one["result"][0]["meta"]["subject"] in ("a", "b")
+
+
+def test_marks_of_pictures_in_no_manifest_are_refused(demo, tmp_path):
+    rows = [{"image": "elsewhere.png", "kind": "import", "width": 64, "height": 64}]
+    path = write_coco(as_table([rows[0] | {"strokes": [DAB]}]), tmp_path / "c.json")
+    with pytest.raises(AnnotationError, match="elsewhere.png fits 0 images"):
+        read_marks([path], demo.table["image"].tolist())
+    with pytest.raises(AnnotationError, match="there is no file"):
+        read_marks(str(tmp_path / "missing.json"), [])
 
 
 def test_exclusion_says_why_and_deletes_nothing():
@@ -587,3 +755,35 @@ def test_uniss_fixations():
         around = human[y - 15 : y + 16, x - 15 : x + 16]
         i, j = np.unravel_index(around.argmax(), around.shape)
         assert abs(i - 15) <= 3 and abs(j - 15) <= 3
+
+
+# --- annotate.ipynb --------------------------------------------------------------------------
+
+
+def test_files_of_other_tools_become_a_manifest(demo, tmp_path, monkeypatch):
+    """annotate.ipynb without a hand on it: a COCO file and reaction times in, a manifest out."""
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path))
+    first, second = demo.table["image"][:2]
+    row = {"image": first, "kind": "import", "width": 64, "height": 64, "strokes": [DAB]}
+    coco = write_coco(as_table([row]), tmp_path / "coco.json")
+    (tmp_path / "annotations.csv").write_text(
+        "image_id,overall_ann_time,annotation_time\n1,12.5,8\n"
+    )
+    (tmp_path / "images.csv").write_text(f"img_id,img_path\n1,{second}\n")
+    given = {"manifest": str(demo.root / "manifest.csv"), "root": str(demo.root)}
+    given |= {"imports": str(coco), "times": str(tmp_path), "folder": "imported"}
+    words = [word for name, value in given.items() for word in ("-p", name, value)]
+    notebook = str(ROOT / "nbs" / "annotate.ipynb")
+    command = "from cyborg.launch import papermill; papermill()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, notebook, str(tmp_path / "out.ipynb"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = read_manifest(demo.root / "imported" / "manifest.csv", root=demo.root).table
+    table = table.set_index("image")
+    assert table.index[table["map"] != ""].tolist() == [first]
+    assert table.loc[second, ["reaction", "marking"]].tolist() == ["4.5", "8.0"]
+    assert read_map(demo.root / table.loc[first, "map"]).max() == 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -14,18 +15,22 @@ import sqlalchemy as sa
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cyborg.annotation import StudySettings, pairs_table, trials
+from cyborg.annotation import StudySettings, consents, pairs_table, strokes_mask, trials
 from cyborg.annotation_server import (
     BODY_LIMIT,
     HEADERS,
     PREVIEW,
     CrowdPage,
+    _threads,
+    encode_pictures,
+    fitted,
     link_signature,
     main,
     open_page,
     page_text,
     signature,
     signed_links,
+    size_giveaways,
     to_picture,
     turk_address,
 )
@@ -66,8 +71,14 @@ def client(tmp_path, unlike):
     page.store.close()
 
 
+def agreed(client):
+    "What a browser sends of somebody who has read the text."
+    return client.get("/api/texts").json()["consent_hash"]
+
+
 def enter(client, worker="A1"):
-    body = {"worker": worker, "entry": {"hitId": "H"}, "consent": True}
+    entry = {"hitId": "H", "assignmentId": "3X"}
+    body = {"worker": worker, "entry": entry, "consent": agreed(client)}
     return {"Authorization": f"Bearer {client.post('/api/enter', json=body).json()['token']}"}
 
 
@@ -123,12 +134,10 @@ def test_left_and_right_are_what_the_store_says(client, unlike):
     for side, image in (("left", left), ("right", *images.values())):
         served = Image.open(io.BytesIO(client.get("/" + trial[side]).content))
         with Image.open(unlike.root / image) as original:
-            scale = 128 / max(original.size)
-            size = tuple(round(length * scale) for length in original.size)
-            wanted = np.asarray(original.convert("RGB").resize(size)).astype(float)
-        top = (128 - size[1]) // 2
-        got = np.asarray(served).astype(float)[top : top + size[1]]
-        assert np.abs(got - wanted).mean() < 12, side
+            edge = (original.width - original.height) // 2
+            square = original.crop((edge, 0, original.width - edge, original.height))
+            wanted = np.asarray(square.convert("RGB").resize((128, 128))).astype(float)
+        assert np.abs(np.asarray(served) - wanted).mean() < 12, side
 
 
 @pytest.mark.parametrize(
@@ -189,13 +198,15 @@ def test_an_answer_twice(client):
         (b"[" * 100_000, 400),
         (b" " * (BODY_LIMIT + 1), 413),
         (b'{"worker": "A1"}', 400),
-        (b'{"worker": "<script>", "consent": true}', 400),
-        (b'{"worker": ["A1"], "consent": true}', 400),
-        (b'{"worker": "A1", "consent": true, "entry": 3}', 400),
+        (b'{"worker": "A1", "consent": true}', 400),
+        (b'{"worker": "A1", "consent": "AGREED"}', 409),
+        (b'{"worker": "<script>", "consent": "HASH"}', 400),
+        (b'{"worker": ["A1"], "consent": "HASH"}', 400),
+        (b'{"worker": "A1", "consent": "HASH", "entry": 3}', 400),
     ],
 )
 def test_bad_bodies(client, body, status):
-    reply = client.post("/api/enter", content=body)
+    reply = client.post("/api/enter", content=body.replace(b"HASH", agreed(client).encode()))
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/json"
     assert "<script>" not in reply.text
@@ -259,7 +270,7 @@ def signed(client):
 
 def come(client, worker, code=None, **entry):
     entry |= {} if code is None else {"signature": code}
-    body = json.dumps({"worker": worker, "consent": True, "entry": entry})
+    body = json.dumps({"worker": worker, "consent": agreed(client), "entry": entry})
     return client.post("/api/enter", content=body.encode())
 
 
@@ -367,9 +378,79 @@ def test_command_prints_links(tmp_path, unlike, capsys):
     ]
     (tmp_path / "workers.txt").write_text("<b>")
     with pytest.raises(SystemExit, match="worker id '<b>'"):
-        main(**options, links=links)
+        main(**options, links=links, page_url="https://x.example")
+    for host in ("127.0.0.1", "localhost"):  # nobody else could open such a link
+        with pytest.raises(SystemExit, match="give the page's with --page_url"):
+            main(**options, links=links, host=host)
     with pytest.raises(SystemExit, match="guests have no link"):
         main(**options, signed=True, guests=True)
+
+
+def test_signed_once_is_signed_for_good(tmp_path, unlike):
+    settings = StudySettings(trials=4, practice=0, attention_every=0)
+    page = open_page(unlike, tmp_path / "s.sqlite", 8, settings, side=64, signed=True)
+    page.store.close()
+    again = open_page(unlike, tmp_path / "s.sqlite", 8, settings, side=64)
+    assert again.signed and come(TestClient(again.app()), "A1").status_code == 403
+    again.store.close()
+
+
+def test_command_passes_every_setting_on(monkeypatch, unlike):
+    from dataclasses import fields
+
+    given, wanted = {}, StudySettings(7, 6, 1, 3, 60.0, "both", 5, "CODE", 0.25)
+    monkeypatch.setattr("cyborg.annotation_server.make_demo", lambda: unlike)
+    monkeypatch.setattr(
+        "cyborg.annotation_server.open_page",
+        lambda images, store, pairs, own, *rest, **texts: given.update(vars(own)) or 1 / 0,
+    )
+    own = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name != "break_every"}
+    with pytest.raises(ZeroDivisionError):
+        main(demo=True, **own)
+    assert given == vars(wanted) | {"break_every": 10}
+
+
+# --- consent, and a study that is full --------------------------------------------------------
+
+
+def test_consent_is_to_this_text_of_this_study(client, tmp_path, unlike):
+    settings = StudySettings(answers=3, trials=8, practice=1, attention_every=8)
+    shared = unlike.root.parent / "pictures"
+    texts = {"consent": "We film you."}
+    page = open_page(unlike, tmp_path / "o.sqlite", 12, settings, shared, 128, **texts)
+    other = TestClient(page.app())
+    here, there = (one.get("/api/texts").json() for one in (client, other))
+    assert here["study"] != there["study"] and here["consent_hash"] != there["consent_hash"]
+    body = {"worker": "A1", "entry": {}, "consent": here["consent_hash"]}
+    stale = other.post("/api/enter", json=body)
+    assert (stale.status_code, "text has changed" in stale.json()["error"]) == (409, True)
+    assert page.store.counts()["subjects"] == 0
+    enter(other)
+    assert page.store.people().loc["A1", "consent"] == there["consent_hash"]
+    with page.store.reads() as connection:
+        assert connection.scalar(sa.select(consents.c.text)) == "<p>We film you.</p>"
+    page.store.close()
+
+
+@pytest.fixture
+def full(client):
+    """The study with all its answers, and somebody who came before that but answered nothing."""
+    client.early = enter(client, "EARLY")
+    for i in range(40):
+        if client.page.store.has_room():  # who fails the attention check does not count
+            session(client, f"W{i}")
+    assert not client.page.store.has_room()
+    return client
+
+
+def test_a_full_study_lets_nobody_in_and_pays_nobody(full):
+    late = come(full, "LATE")
+    assert (late.status_code, "all the answers" in late.json()["error"]) == (410, True)
+    assert "LATE" not in full.page.store.people().index
+    end = full.get("/api/trial", headers=full.early).json()
+    assert end["done"] and end["full"] and end["code"] == "" and end["url"] == ""
+    again = full.get("/api/trial", headers=enter(full, "W0")).json()
+    assert not again["full"] and len(again["code"]) == 10
 
 
 # --- administrator ---------------------------------------------------------------------------
@@ -390,6 +471,63 @@ def test_admin_sees_progress_and_exclusions(client):
     assert shown["progress"]["finished"] == 1
     [row] = shown["subjects"]
     assert row["subject"] == "A1" and row["answers"] == 8
+    assert len(row["code"]) == 10 and row["assignment"] == "3X" and row["study"] == "H"
+
+
+def test_codes_can_be_checked_of_everybody_who_came(client):
+    enter(client, "LOOKER")
+    _, end = session(client, "A1")
+    content = client.get("/admin/export/subjects.csv", headers=BOSS).text
+    table = pd.read_csv(io.StringIO(content), index_col="subject", keep_default_na=False)
+    assert set(table.index) == {"LOOKER", "A1"}
+    assert table.loc["A1", "code"] == end["code"] and table.loc["LOOKER", "code"] == ""
+    assert table.loc["A1", "finished"] >= table.loc["A1", "entered"] > "2020"
+    assert table.loc["LOOKER", ["assignment", "study"]].tolist() == ["3X", "H"]
+    assert json.loads(table.loc["A1", "entry"]) == {"hitId": "H", "assignmentId": "3X"}
+    assert set(table["consent"]) == {agreed(client)}
+    shown = client.get("/admin/progress", headers=BOSS).json()["subjects"]
+    assert {row["subject"]: row["code"] for row in shown} == {"LOOKER": "", "A1": end["code"]}
+
+
+def test_admin_leaves_somebody_out_and_takes_it_back(client):
+    session(client, "A1")
+    path, body = "/admin/exclude", {"worker": "A1", "excluded": True}
+    assert client.post(path, json=body).status_code == 403
+    assert client.post(path, json=body | {"excluded": "yes"}, headers=BOSS).status_code == 400
+    assert client.post(path, json=body | {"worker": "<b>"}, headers=BOSS).status_code == 400
+    for excluded, kept in ((True, 0), (False, None)):
+        done = client.post(path, json=body | {"excluded": excluded}, headers=BOSS)
+        assert done.json() == {"stored": True}
+        shown = client.get("/admin/progress", headers=BOSS).json()
+        by_hand = "by hand" in shown["subjects"][0]["excluded"]
+        assert by_hand == excluded and shown["progress"]["answers"] == 8
+        assert kept is None or shown["progress"]["answers kept"] == kept
+
+
+def test_progress_reads_no_strokes(client):
+    session(client, "A1")
+    seen = []
+    listen = (client.page.store.engine, "before_cursor_execute", lambda *a: seen.append(a[2]))
+    sa.event.listen(*listen)
+    client.get("/admin/progress", headers=BOSS)
+    client.get("/admin/export/subjects.csv", headers=BOSS)
+    sa.event.remove(*listen)
+    assert any("marks" in text for text in seen)
+    assert not [text for text in seen if "marks.strokes" in text]
+
+
+def test_one_export_at_a_time_and_no_subject_waits_for_it(client):
+    session(client, "A1")
+    taken = _threads("export")
+    taken.acquire_on_behalf_of_nowait("an export")
+    try:
+        busy = client.get("/admin/export/coco.json", headers=BOSS)
+        assert (busy.status_code, "busy" in busy.json()["error"]) == (429, True)
+        assert client.get("/admin/progress", headers=BOSS).status_code == 200
+        assert client.get("/api/trial", headers=enter(client, "B2")).status_code == 200
+    finally:
+        taken.release_on_behalf_of("an export")
+    assert client.get("/admin/export/coco.json", headers=BOSS).status_code == 200
 
 
 def test_admin_exports(client, tmp_path):
@@ -410,12 +548,67 @@ def test_admin_exports(client, tmp_path):
     assert client.get("/admin/export/..%2Fs.sqlite", headers=BOSS).status_code == 404
 
 
+# --- pictures --------------------------------------------------------------------------------
+
+
+def test_pictures_of_another_folder_or_a_changed_file_are_made_again(tmp_path):
+    names = {"authentic": ["a/0.png"], "synthetic": ["s/0.png"], "kind": ["pair"]}
+
+    def shade(folder, value=None, moment=0):
+        for name in ("a/0.png", "s/0.png") if value is not None else ():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (value,) * 3).save(folder / name)
+            os.utime(folder / name, (moment, moment))
+        made = encode_pictures(pd.DataFrame(names), folder, tmp_path / "shared", 64)
+        return Image.open(io.BytesIO(made.read("a/0.png"))).getpixel((5, 5))[0]
+
+    assert [shade(tmp_path / "one", 10), shade(tmp_path / "two", 240)] == [10, 240]
+    assert [shade(tmp_path / "one"), shade(tmp_path / "one", 99, moment=9)] == [10, 99]
+
+
+def test_no_bars_tell_portraits_from_squares(tmp_path):
+    """178 x 218 beside 256 x 256, as photographs beside generated faces are."""
+    for size in ((178, 218), (256, 256), (300, 200)):
+        square = np.asarray(fitted(Image.new("RGB", size, (255, 255, 255)), 128))
+        assert (square == 255).all()
+
+
+def test_sizes_that_tell_the_label_are_told(client, tmp_path, unlike, capsys, monkeypatch):
+    [first, second] = size_giveaways(client.page.store)
+    assert "proportions" in first and "pixels" in second and "100%" in first + second
+    monkeypatch.setattr("uvicorn.run", lambda *a, **k: None)
+    monkeypatch.setattr("cyborg.annotation_server.make_demo", lambda: unlike)
+    main(demo=True, split="", store=str(tmp_path / "w.sqlite"), pairs=20, trials=4, side=64)
+    assert capsys.readouterr().err.count("WARNING: ") == 2
+    alike = make_demo(tmp_path / "alike", n=60, size=64, workers=1)
+    settings = StudySettings(trials=4, practice=0, attention_every=0)
+    page = open_page(alike, tmp_path / "a.sqlite", 20, settings, side=64)
+    assert size_giveaways(page.store) == []
+    page.store.close()
+
+
 # --- the rest --------------------------------------------------------------------------------
 
 
-def test_paint_on_the_margin_is_paint_on_the_rim():
-    [moved] = to_picture([{**MARK, "points": [[0, 0, 0], [128, 128, 1]]}], 300, 200, 128)
-    assert moved["points"] == [[0, 0, 0], [300, 200, 1]]
+def test_marks_are_where_they_were_painted_on_the_picture():
+    for width, height in ((300, 200), (200, 300), (178, 218), (256, 256)):
+        side = min(width, height)
+        x, y = (width - side) // 2, (height - side) // 2
+        [moved] = to_picture([{**MARK, "points": [[0, 0, 0], [128, 64, 1]]}], width, height, 128)
+        assert moved["points"] == [[x, y, 0], [x + side, y + side / 2, 1]]
+        assert moved["radius"] == 8 * side / 128
+
+
+@pytest.mark.parametrize("size", [(178, 218), (300, 200), (256, 256)])
+def test_what_is_painted_over_on_the_page_is_painted_over_on_the_picture(size):
+    """A white spot is found on the square that is shown, painted, and the mask lies on it."""
+    spot = np.zeros(size[::-1], np.uint8)
+    spot[size[1] // 2 + 30 : size[1] // 2 + 50, size[0] // 2 - 60 : size[0] // 2 - 40] = 255
+    shown = np.asarray(fitted(Image.fromarray(spot), 128))[..., 0]
+    y, x = np.argwhere(shown > 127).mean(0) + 0.5
+    [stroke] = to_picture([{"points": [[x, y, 0]], "radius": 4, "erase": False}], *size, 128)
+    mask = strokes_mask([stroke], *size)
+    assert mask.any() and (spot[mask] == 255).all()
 
 
 def test_texts(tmp_path):

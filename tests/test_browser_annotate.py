@@ -20,7 +20,13 @@ from browser import CHROMIUM, FLAGS, free_port, jupyterlab, needs_browser, run_a
 from PIL import Image
 from test_notebooks import NOTEBOOKS
 
-from cyborg.annotation import AnnotationStore, ExclusionRules, strokes_mask, write_maps
+from cyborg.annotation import (
+    AnnotationStore,
+    ExclusionRules,
+    consents,
+    strokes_mask,
+    write_maps,
+)
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, read_manifest, write_manifest
 from cyborg.training import load_run, preset_config, train
@@ -255,6 +261,101 @@ def test_reload_keeps_what_was_painted_and_a_double_click_is_one_answer(page, se
     assert not page.errors
 
 
+def test_a_mark_that_was_erased_again_is_none(page, server):
+    begin(page, server, "ERASER")
+    page.check("#choose-left")
+    paint(page, 0, [(0.5, 0.5)])
+    assert page.locator("#next").is_enabled()
+    page.keyboard.press("e")
+    paint(page, 0, [(0.3, 0.5), (0.7, 0.5)])
+    assert not painted(page, 0).any()
+    assert page.locator("#next").is_disabled()
+    page.keyboard.press("e")
+    paint(page, 1, [(0.2, 0.2)])
+    assert page.locator("#next").is_enabled()
+    assert not page.errors
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_refused_answer_stays_and_says_why(page, server, status):
+    begin(page, server, f"REFUSED{status}")
+    paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
+    before = painted(page, 0)
+    body = {400: '{"error": "too many strokes"}', 413: "<html>a proxy's own page</html>"}[status]
+    page.route("**/api/answer", lambda route: route.fulfill(status=status, body=body))
+    answer(page, "left")
+    page.wait_for_selector("#notice:has-text('Not stored')")
+    time.sleep(0.5)
+    said = page.locator("#notice").inner_text()
+    assert ("too many strokes" if status == 400 else "says 413") in said
+    assert (painted(page, 0) == before).all()
+    page.reload()  # the draft is still there, too
+    page.wait_for_selector("#question")
+    assert (painted(page, 0) == before).all()
+    page.unroute("**/api/answer")
+    page.click("#next")
+    page.wait_for_selector("#continue")
+    assert stored(server)["subject"].eq(f"REFUSED{status}").sum() == 2
+
+
+def test_an_answer_from_another_tab_is_told_and_the_page_goes_on(page, server):
+    begin(page, server, "TABS")
+    other = page.context.new_page()
+    other.goto(page.url)
+    for own, side in ((other, "right"), (page, "left")):
+        own.wait_for_selector("#question")
+        paint(own, 0, [(0.3, 0.4), (0.6, 0.45)])
+        answer(own, side)
+        own.wait_for_selector("#continue")
+    assert "was not stored" in page.locator("#main").inner_text()
+    page.click("#continue")
+    page.wait_for_selector("#question")
+    assert stored(server)["subject"].eq("TABS").sum() == 2
+
+
+def test_consent_to_another_text_is_asked_for_again(page, server):
+    begin(page, server, "AGREED")
+    page.reload()
+    page.wait_for_selector("#question")  # to this one it has agreed
+    words = server.arguments
+    server.kill()
+    try:
+        server.arguments = [*words, "--consent", "We film you and sell the film."]
+        server.start()
+        page.reload()
+        page.wait_for_selector("#agree")
+        assert "sell the film" in page.locator("#main").inner_text()
+        assert page.locator("#question").count() == 0
+        assert "sell the film" not in str(texts_agreed_to(server))
+        page.check("#agree")
+        page.click("#start")
+        page.click("#begin")
+        page.wait_for_selector("#question")
+        assert "sell the film" in str(texts_agreed_to(server))
+    finally:
+        server.kill()
+        server.arguments = words
+        server.start()
+
+
+def texts_agreed_to(server):
+    store = AnnotationStore(server.store)
+    with store.reads() as connection:
+        found = connection.execute(consents.select()).all()
+    store.close()
+    return found
+
+
+def test_a_full_study_says_so_and_shows_no_code(page, server):
+    full = '{"error": "full"}'
+    page.route("**/api/enter", lambda route: route.fulfill(status=410, body=full))
+    page.goto(f"{server.url}/?workerId=LATE")
+    page.check("#agree")
+    page.click("#start")
+    page.wait_for_selector("#full")
+    assert page.locator("#code, #question, button").count() == 0
+
+
 def test_a_killed_server_loses_nothing(page, server):
     begin(page, server, "PATIENT")
     paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
@@ -319,6 +420,10 @@ def test_administration(page, server):
     assert "VISITOR" in page.locator("#main").inner_text()
     if os.environ.get("CYBORG_SCREENSHOT"):
         page.screenshot(path=Path(os.environ["CYBORG_SCREENSHOT"]).with_suffix(".admin.png"))
+    page.click("[aria-label='Leave out VISITOR']")
+    page.wait_for_selector("[aria-label='Take back VISITOR']")
+    page.click("[aria-label='Take back VISITOR']")
+    page.wait_for_selector("[aria-label='Leave out VISITOR']")
     with page.expect_download() as saved:
         page.click("text=annotations.parquet")
     assert Path(saved.value.path()).stat().st_size > 1000
@@ -348,7 +453,8 @@ def finish_by_hand(server, worker):
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)
 
-    token = ask("/api/enter", {"worker": worker, "consent": True})["token"]
+    agreed = ask("/api/texts")["consent_hash"]
+    token = ask("/api/enter", {"worker": worker, "consent": agreed})["token"]
     mark = {"points": [[30, 30, 0.5]], "radius": 8, "erase": False}
     while not (trial := ask("/api/trial", token=token))["done"]:
         body = {"trial": trial["trial"], "choice": "left", "seconds": 3}

@@ -1,6 +1,7 @@
 """The explorers in JupyterLab and as a page: buttons pressed, points clicked, pictures seen."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -11,7 +12,8 @@ from test_notebooks import NOTEBOOKS
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = needs_browser
-AVERAGES = 'figure:has-text("mean of 2 runs") img'
+AVERAGES = 'figure:has-text("cyborg, one run") img'
+OTHER = 'figure img[alt^="classical, one run"]'
 POINT = """gd => { const [x, y] = [gd._fullLayout.xaxis, gd._fullLayout.yaxis], t = gd.data[0];
     const i = t.y.findIndex(v => v === v && v !== null), box = gd.getBoundingClientRect();
     return [box.x + x._offset + x.d2p(t.x[i]), box.y + y._offset + y.d2p(t.y[i])]; }"""
@@ -20,14 +22,16 @@ POINT = """gd => { const [x, y] = [gd._fullLayout.xaxis, gd._fullLayout.yaxis], 
 def press_everything(page):
     "What a visitor does; asserts that each press changes what it should."
     page.wait_for_selector(AVERAGES)
+    choice = page.locator('.widget-dropdown:has(label:text-is("scenario")) select')
+    choice.select_option("several, to compare")
+    page.wait_for_selector(OTHER)
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert page.evaluate(broken) == 0
     assert page.evaluate("[...document.images].every(i => i.alt.length > 0)")
-    before = page.get_attribute(AVERAGES, "src")
+    before = page.get_attribute(OTHER, "src")
     page.click('button:has-text("raw")')
     changed = "([css, old]) => { const i = document.querySelector(css); return i && i.src !== old }"
-    found = 'figure img[alt^="mean of 2 runs"]'
-    page.wait_for_function(changed, arg=[found, before])
+    page.wait_for_function(changed, arg=[OTHER, before])
     page.wait_for_function("document.querySelector('.js-plotly-plot')?.data?.length > 0")
     plot = page.locator(".js-plotly-plot").first
     plot.scroll_into_view_if_needed()
@@ -36,8 +40,25 @@ def press_everything(page):
     assert page.locator('figure:has-text("annotator")').count() >= 7  # each image, and the clicked
     last = "[...document.querySelectorAll('figcaption')].at(-1).innerText"
     told = page.evaluate(last)
-    page.locator(".noUi-handle").nth(1).press("ArrowRight")  # the page, by keyboard
+    page.locator('.widget-slider:has(label:text-is("page")) .noUi-handle').press("ArrowRight")
     page.wait_for_function(f"old => {last} !== old", arg=told)
+    call_by_number(page)
+    page.click("button:has-text('export figures')")
+    page.wait_for_selector("p[role=status]:has-text('figures are in')")
+
+
+def call_by_number(page):
+    "Without a mouse: another image in large, by its number in the list."
+    large = "figure img[style*='192px']"
+    before = page.get_attribute(large, "src")
+    page.focus('.widget-text:has(label:text-is("open No.")) input')
+    page.keyboard.press("Control+a")
+    page.keyboard.type("8")
+    page.keyboard.press("Tab")
+    changed = "([css, old]) => document.querySelector(css)?.src !== old"
+    page.wait_for_function(changed, arg=[large, before])
+    seventh = page.locator("figcaption:has-text('No. 8:')").inner_text().split("\n")[1]
+    assert seventh in page.locator("figure:has(img[style*='192px'])").first.inner_text()
 
 
 DROP = """async ([zone, url, name]) => {
@@ -106,6 +127,28 @@ def test_maps_are_explored_as_a_page(made, tmp_path):  # noqa: F811
         explain_a_picture(page)
         keep_picture(page, "voila")
     assert not own_errors(errors)
+
+
+def test_both_pages_lead_to_each_other(runs, tmp_path):  # noqa: F811
+    pytest.importorskip("voila", reason="needs voila: pip install 'cyborg[page]'")
+    (tmp_path / "pages").mkdir()
+    for name in ("explore_maps.ipynb", "explore_runs.ipynb"):  # as `make explore` does
+        shutil.copy(NOTEBOOKS / name, tmp_path / "pages")
+    shutil.copytree(runs, runs / "second")
+    where = {"CYBORG_RUNS": str(runs)}
+    with voila(tmp_path / "pages", tmp_path, **where) as address, chromium() as browser:
+        page, errors = open_page(browser)
+        page.goto(f"{address}/voila/render/explore_maps.ipynb")
+        page.wait_for_selector(AVERAGES)
+        study = page.locator('.widget-dropdown:has(label:text-is("study")) select').first
+        study.select_option("second/")
+        page.wait_for_selector(AVERAGES)
+        page.click("a:has-text('explore runs')")
+        page.wait_for_selector("text=Bold: differs between the runs.")
+        page.click("a:has-text('explore maps')")
+        page.wait_for_selector(AVERAGES)
+    left = "status of 403"  # Voilà refuses its own message that a page was left
+    assert not [text for text in own_errors(errors) if left not in text]
 
 
 POINTS = """n => { const plot = document.querySelector('.js-plotly-plot');

@@ -1,6 +1,8 @@
 """The explorers: what a control says is what is shown, and what is gone is said."""
 
+import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -14,14 +16,16 @@ import numpy as np
 import pandas as pd
 import papermill
 import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 from test_notebooks import NOTEBOOKS
 
-from cyborg.annotation import as_table, write_annotations
+from cyborg.annotation import as_table, rle_counts, write_annotations
 from cyborg.crop import Face, crop_picture, face_crop
-from cyborg.demo import make_demo
+from cyborg.demo import BRUSH, make_demo
 from cyborg.evaluation import predict, read_predictions
 from cyborg.explore import (
     GRID,
@@ -33,9 +37,12 @@ from cyborg.explore import (
     Mark,
     Marks,
     RunExplorer,
+    StudyExplorer,
     average_maps,
+    averaged_over,
     averages_html,
     chosen_rows,
+    data_sets,
     difference_picture,
     explain_image,
     find_marks,
@@ -51,6 +58,7 @@ from cyborg.explore import (
     roc_bands,
     settings_html,
     settings_table,
+    training_features,
 )
 from cyborg.training import load_run, preset_config, train
 
@@ -87,6 +95,8 @@ def runs(made, tmp_path):
 
 def test_what_is_chosen_is_what_is_shown(made):
     explorer = MapExplorer(made.runs)
+    assert explorer.state.runs == ("cyborg, seed 0",)
+    explorer.scenario.value = ""
     assert explorer.state.runs == ("classical, seed 0", "cyborg, seed 0")
     explorer.runs.value = ("cyborg, seed 0",)
     explorer.source.value = explorer.table["source"].iloc[0]
@@ -182,6 +192,202 @@ def test_folders_without_runs_and_runs_without_predictions(runs, tmp_path):
     assert page.figure.layout.annotations[0].text == "nothing to show yet"
 
 
+# --- data, scenarios, studies --------------------------------------------------------------------
+
+
+def copied(runs, name, new, predictions=None, **settings):
+    "Another run folder, with other settings and perhaps a change of its predictions."
+    shutil.copytree(runs / name, runs / new)
+    path = runs / new / "config.json"
+    record = json.loads(path.read_text())
+    record["settings"] |= settings | {"name": new}
+    path.write_text(json.dumps(record))
+    if predictions is not None:
+        path = runs / new / "predictions.parquet"
+        table = pq.read_table(path)
+        rows = pa.Table.from_pandas(predictions(table.to_pandas()), preserve_index=False)
+        pq.write_table(rows.replace_schema_metadata(table.schema.metadata), path)
+    return runs / new
+
+
+def test_runs_of_two_sets_of_images_are_shown_one_set_at_a_time(runs, made):
+    elsewhere = {"manifest": str(runs.parent / "faces" / "manifest.csv"), "seed": 7}
+    shutil.copytree(made.demo.root, runs.parent / "faces")
+    other = lambda table: table.assign(image="x/" + table["image"])  # noqa: E731
+    copied(runs, "cyborg", "faces-cyborg", other, **elsewhere, root=str(runs.parent / "faces"))
+    explorer = MapExplorer(runs)
+    assert explorer.data.options == ("demo", "faces") and explorer.data.layout.display == ""
+    assert explorer.state.runs == ("cyborg, seed 0",)
+    explorer.select(3)
+    explorer.data.value = "faces"
+    assert explorer.state.runs == ("cyborg, seed 7",) and explorer.state.selected is None
+    assert explorer.table["image"].str.startswith("x/").all()
+
+
+def test_other_images_under_one_manifest_are_told_apart(runs):
+    fewer = copied(runs, "cyborg", "later", lambda table: table.iloc[:9], seed=1)
+    path = fewer / "predictions.parquet"  # the manifest was another one then
+    table = pq.read_table(path)
+    note = json.loads(table.schema.metadata[b"cyborg"])
+    note["settings"]["manifest"] = "0" * 64
+    pq.write_table(table.replace_schema_metadata({"cyborg": json.dumps(note)}), path)
+    names = {name: len(group) for name, group in data_sets(find_runs(runs)).items()}
+    assert names == {"demo (classical)": 2, "demo (later)": 1}
+
+
+def test_the_seeds_of_one_scenario_are_averaged_and_it_is_said(runs):
+    shift = lambda table: table.assign(score=1 - table["score"])  # noqa: E731
+    copied(runs, "cyborg", "cyborg1", shift, seed=1)
+    explorer = MapExplorer(runs)
+    assert explorer.state.runs == ("cyborg, seed 0", "cyborg, seed 1")
+    np.testing.assert_allclose(explorer.table["score"], 0.5, atol=1e-6)
+    layout = explorer.scatter.layout
+    assert layout.title.text == "mean of 2 runs of cyborg"
+    assert layout.xaxis.title.text == "score, mean of 2 runs"
+    assert layout.yaxis.title.text == "agreement (CC), mean of 2 runs"
+    explorer.scenario.value = "classical"
+    assert layout.title.text == "classical, seed 0" and layout.xaxis.title.text == "score"
+
+
+def test_scenarios_are_never_averaged_with_each_other(runs):
+    found = average_maps(find_runs(runs))
+    assert found.counts == {"classical": 1, "cyborg": 1}
+    for name, map in found.scenarios.items():
+        np.testing.assert_array_equal(map, found.models[f"{name}, seed 0"])
+    explorer = MapExplorer(runs)
+    explorer.scenario.value = ""
+    for name in ("classical", "cyborg"):
+        assert f'alt="{name}, one run' in explorer.averages.value
+        assert f'alt="{name} − human' in explorer.averages.value
+    title = explorer.scatter.layout.title.text
+    assert title == "each scenario by itself: classical (1 run), cyborg (1 run)"
+    for trace in explorer.scatter.data:
+        name, label = trace.name.split(", ")
+        own = next(run for run in explorer.chosen if run.scenario == name).predictions
+        wanted = own.loc[list(trace.customdata)]
+        assert set(wanted["label"]) == {label}
+        np.testing.assert_allclose(trace.y, wanted["cc"])
+    assert len(explorer.scatter.data) == 4
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_said(runs):
+    copied(runs, "cyborg", "cyborg1", seed=1, lr=0.5)
+    assert averaged_over(find_runs(runs)[1:]) == "mean of 2 runs of cyborg, which differ in lr"
+
+
+STUDY = "data,network,scenario,seed,name\nfaces,{arch},masks,0,cyborg\n"
+
+
+def test_a_study_names_its_scenarios_and_tells_the_ceiling(runs):
+    arch = find_runs(runs)[0].network
+    (runs / "runs.csv").write_text(STUDY.format(arch=arch))
+    lines = "data,network,scenario,seed,metric,model,ceiling,mean_map,n_images,n_annotators,reason"
+    for metric, model, ceiling in (("cc", 0.25, 0.83), ("sim", 0.5, 0.71), ("kl", 9, 9)):
+        lines += f"\nfaces,{arch},masks,0,{metric},{model},{ceiling},0.6,40,99,"
+    (runs / "annotators.csv").write_text(lines)
+    explorer = MapExplorer(runs)
+    explorer.data.value, explorer.scenario.value = explorer.data.options[0], "masks"
+    assert [run.data for run in explorer.chosen] == ["faces"]
+    assert explorer.state.runs == ("masks, seed 0",)
+    assert "ceiling of single maps:<br>CC 0.83, SIM 0.71" in explorer.averages.value
+    assert all(value in explorer.people.value for value in ("0.83", "0.25", "0.60", "40 images"))
+    (runs / "annotators.csv").write_text(lines.replace(",cc,", ",").replace("metric,", ""))
+    assert "not known here" in MapExplorer(runs).people.value
+
+
+def test_one_of_several_studies_is_shown(runs):
+    shutil.copytree(runs, runs / "second")
+    (runs / "third").mkdir()
+    shutil.copytree(runs / "cyborg", runs / "third" / "broken")
+    (runs / "third/broken/config.json").write_text("{")
+    page = StudyExplorer(runs, MapExplorer)
+    assert [name for name, _ in page.study.options] == [runs.name, "second/", "third/"]
+    first = page.shown
+    page.study.value = runs / "second"
+    assert page.shown is not first and page.shown.folder == runs / "second"
+    with pytest.warns(UserWarning, match="broken is left out"):
+        page.study.value = runs / "third"
+    assert page.shown is None and "none of the 1 runs" in page.message.value
+    page.study.value = runs
+    assert page.shown.folder == runs and page.message.value == ""
+    assert StudyExplorer(runs / "second", RunExplorer).study.layout.display == "none"
+
+
+def test_score_and_agreement_filter_the_images(made):
+    explorer = MapExplorer(made.runs)
+    middle = float(explorer.table["score"].median())
+    explorer.scores.value = (0.0, middle)
+    shown = explorer.table.iloc[explorer.order]
+    assert shown["score"].max() <= middle + 1e-6 and 0 < len(shown) < len(explorer.table)
+    explorer.scores.value, explorer.agreements.value = (0.0, 1.0), (-1.0, 0.0)
+    shown = explorer.table.iloc[explorer.order]
+    assert len(shown) == (explorer.table["cc"] <= 0).sum() and shown["cc"].notna().all()
+
+
+def test_an_image_is_called_by_its_number(made):
+    explorer = MapExplorer(made.runs)
+    explorer.number.value = 3
+    assert explorer.state.selected == explorer.order[2]
+    name = explorer.table["image"].iloc[explorer.order[2]]
+    assert name in explorer.detail.value
+    third = explorer.images.value.split('alt="No. 3: ')[1]
+    assert third.index(name) < third.index('alt="No. 4: ')
+    explorer.select(int(explorer.order[4]))  # as a click does
+    assert explorer.number.value == 5
+    explorer.sort.value = "as listed"
+    assert explorer.order[explorer.number.value - 1] == explorer.state.selected
+    explorer.number.value = 0
+    assert explorer.detail.value == "" and explorer.state.selected is None
+
+
+def test_the_scatter_is_told_in_numbers(made):
+    explorer = MapExplorer(made.runs)
+    rows = explorer.table[explorer.table["label"] == "synthetic"]
+    heads = re.findall("<th>([a-zA-Z ]+)</th>", explorer.words.value.split("</thead>")[0])
+    told = re.findall("<td>(.*?)</td>", explorer.words.value.split("<th>synthetic</th>")[1])
+    assert heads == ["images", "mean score", "mean CC", "rank correlation"]
+    means = f"{rows['score'].mean():.2f}", f"{rows['cc'].mean():.2f}"
+    assert told[:3] == [str(len(rows)), *means]
+
+
+def test_figures_are_written_beside_the_runs(runs, monkeypatch):
+    monkeypatch.setattr("cyborg.explore.find_spec", lambda name: None)  # as without kaleido
+    explorer = MapExplorer(runs)
+    explorer.scenario.value = ""
+    explorer.export.click()
+    names = {path.name for path in (runs / "explored").iterdir()}
+    assert names == {
+        "human_map_of_marks.html",
+        "mean_human_maps.html",
+        "mean_saliency.html",
+        "mean_saliency_by_run.html",
+    }
+    assert str(runs / "explored") in explorer.exported.value
+    assert "without kaleido" in explorer.exported.value
+    text = (runs / "explored/mean_saliency_by_run.html").read_text()
+    assert all(name in text for name in ("classical", "cyborg", "seed 0", "human maps"))
+    assert [run.name for run in find_runs(runs)] == ["classical, seed 0", "cyborg, seed 0"]
+
+
+def test_figures_that_cannot_be_written_are_said(runs):
+    explorer = MapExplorer(runs)
+    (runs / "explored").write_text("in the way")
+    assert explorer.export_figures() is None
+    assert "nothing was written" in explorer.exported.value
+
+
+def test_predictions_that_are_damaged_leave_the_other_runs(runs):
+    (runs / "cyborg/predictions.parquet").write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match="cyborg is left out"):
+        explorer = MapExplorer(runs)
+    assert explorer.state.runs == ("classical, seed 0",)
+    explorer = MapExplorer(runs.parent / "runs")
+    explorer.all_runs[0].__dict__.pop("predictions")
+    (runs / "classical/predictions.parquet").write_bytes(b"PAR1")
+    explorer._runs_changed()
+    assert "not shown: " in explorer.message.value and len(explorer.table)
+
+
 def test_runs_of_other_images_are_not_averaged(runs):
     views = find_runs(runs)
     views[1].__dict__["predictions"] = views[1].predictions.iloc[::-1].reset_index(drop=True)
@@ -236,6 +442,48 @@ def test_an_upload_that_is_no_image_is_told(made, content, size, message):
     before = page.result.value
     page.upload.picture = {"name": "pic.png", "size": size, "content": content}
     assert message in page.message.value and page.result.value == before
+
+
+def test_neighbours_are_those_of_the_weights_there_are(runs):
+    view = find_runs(runs)[1]
+    before, _ = training_features(view, load_run(runs / "cyborg").network)
+    shutil.copy(runs / "classical/model.safetensors", runs / "cyborg/model.safetensors")
+    after, _ = training_features(view, load_run(runs / "cyborg").network)
+    wanted, _ = training_features(find_runs(runs)[0], load_run(runs / "classical").network)
+    assert (before != after).any()
+    np.testing.assert_array_equal(after, wanted)
+    (runs / "cyborg/features.npz").write_bytes(b"PK half")
+    again, _ = training_features(view, load_run(runs / "cyborg").network)
+    np.testing.assert_array_equal(again, wanted)
+
+
+def upload(made):
+    "A picture as the browser sends it."
+    content = (made.demo.root / made.demo.table["image"].iloc[0]).read_bytes()
+    return {"name": "own.png", "size": len(content), "content": content}
+
+
+def test_weights_that_have_changed_are_read_again(runs, made):
+    page = ImageExplorer(runs)
+    page.run.value = "cyborg"
+    page.upload.picture = upload(made)
+    before = page.result.value
+    shutil.copy(runs / "classical/model.safetensors", runs / "cyborg/model.safetensors")
+    page.explain()
+    assert page.result.value != before
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "history.csv"])
+def test_a_damaged_run_is_said_and_another_one_goes_on(runs, made, part):
+    page = ImageExplorer(runs)
+    page.run.value = "cyborg"
+    path = runs / "cyborg" / part
+    path.write_bytes(path.read_bytes()[:9] if part == "model.safetensors" else b"")
+    page.upload.picture = upload(made)
+    assert "cyborg cannot be used: its weights or settings are damaged" in page.message.value
+    assert page.result.value == ""
+    page.run.value = "classical"
+    assert "cannot be used" not in page.message.value and "as the network sees" in page.result.value
 
 
 def test_settings_that_differ_come_first(made):
@@ -319,10 +567,10 @@ def test_without_the_extra_nothing_is_cropped(made, monkeypatch):
 def test_marks_are_the_masks_of_the_human_map(made):
     "The demo's own maps are the mean of the masks of correct answers: so the outlines fit them."
     marks = find_marks(find_runs(made.runs)[0])
-    image, size = made.demo.table[["image", "map"]].query("map != ''")["image"].iloc[0], (64, 64)
+    image = made.demo.table.query("map != ''")["image"].iloc[0]
     from cyborg.saliency import human_map, read_map
 
-    right = np.stack([mark.mask for mark in marks.of(image, size, 64) if mark.correct])
+    right = np.stack([mark.mask for mark in marks.of(image, 64) if mark.correct])
     row = made.demo.table.set_index("image").loc[image]
     human = human_map(right, sigma=5.0 * 64 / 224)
     np.testing.assert_allclose(human, read_map(made.demo.root / row["map"]), atol=0.01)
@@ -349,10 +597,32 @@ def test_annotation_tables_of_the_study_page_are_read(tmp_path):
     rows = [rows | {"subject": w, "kind": kind, "correct": c} for w, kind, c in kinds]
     rows.append(rows[0] | {"subject": "w4", "strokes": []})  # marked only the other picture
     path = write_annotations(as_table(rows), tmp_path / "annotations.parquet")
-    first, other = Marks(path).of("a.png", (100, 50), 100)
+    first, other = Marks(path).of("a.png", 100)
     assert (first.who, other.who, other.correct) == ("w1", "w3", True)
     assert first.mask[50, 50] and not first.mask[50, 70]  # stretched to a square with the picture
-    assert Marks(path).of("b.png", (100, 50)) == []
+    assert Marks(path).of("b.png") == []
+
+
+def test_imported_masks_are_marks(tmp_path):
+    mask = np.zeros((40, 80), bool)
+    mask[:20, 40:] = True
+    row = {"image": "a.png", "subject": "<coco>", "kind": "import", "width": 80.0, "height": 40.0}
+    path = write_annotations(
+        as_table([row | {"rle": rle_counts(mask)}]), tmp_path / "annotations.parquet"
+    )
+    (mark,) = Marks(path).of("a.png", 64)
+    assert mark.who == "<coco>" and mark.mask.sum() == 64 * 64 / 4 and mark.mask[:32, 32:].all()
+
+
+def test_marks_of_the_demo_are_as_wide_as_its_brush_was(made, tmp_path):
+    table = pd.read_parquet(made.demo.root / "annotations.parquet").iloc[:1]
+    table.to_parquet(tmp_path / "annotations.parquet")
+    written, areas = json.loads((made.demo.root / "demo.json").read_text()), []
+    for brush in (written["BRUSH"], 2 * BRUSH):
+        (tmp_path / "demo.json").write_text(json.dumps(written | {"BRUSH": brush}))
+        (mark,) = Marks(tmp_path / "annotations.parquet").of(table["image"].iloc[0], 64)
+        areas.append(mark.mask.sum())
+    assert areas[1] > 1.3 * areas[0]
 
 
 def test_a_strange_annotation_file_is_said_and_nothing_is_lost(made, tmp_path):
@@ -391,7 +661,10 @@ def test_runs_with_the_same_scenario_and_seed_are_both_there(runs):
     shutil.copytree(runs / "cyborg", runs / "again")
     names = [run.name for run in find_runs(runs)]
     assert names[1:] == ["cyborg, seed 0 (again)", "cyborg, seed 0 (cyborg)"]
-    assert len(MapExplorer(runs).runs.options) == 3
+    explorer = MapExplorer(runs)
+    assert len(explorer.runs.options) == 2
+    explorer.scenario.value = ""
+    assert len(explorer.runs.options) == 3
 
 
 def test_a_run_folder_that_is_half_written_is_left_out_and_said(runs):
@@ -416,7 +689,8 @@ def test_lost_maps_of_one_run_leave_the_others(runs):
     (runs / "cyborg/saliency.npy").unlink()
     (runs / "cyborg/mean_maps.npz").unlink()
     explorer = MapExplorer(runs)
-    assert "mean of 1 runs" in explorer.averages.value
+    explorer.scenario.value = ""
+    assert "classical, one run" in explorer.averages.value
     assert "saliency.npy does not exist" in explorer.images.value
 
 
@@ -523,10 +797,28 @@ def test_a_folder_taken_away_ends_the_looks_with_words(training, runs):
     assert "is no folder" in training.status.value
 
 
+def test_a_folder_that_vanishes_while_it_is_listed_is_no_folder(runs, monkeypatch):
+    listed, gone = sorted(runs.glob("*/config.json")), runs.parent / "elsewhere"
+
+    def glob(self, pattern):
+        runs.rename(gone)
+        return iter(listed)
+
+    monkeypatch.setattr(Path, "glob", glob)
+    with pytest.raises(ExploreError, match="is no folder"), pytest.warns(UserWarning):
+        find_runs(runs)
+    gone.rename(runs)
+    monkeypatch.setattr(Path, "glob", lambda *_: (_ for _ in ()).throw(FileNotFoundError("x")))
+    runs.rename(gone)
+    with pytest.raises(ExploreError, match="is no folder"):
+        find_runs(runs)
+
+
 def test_what_is_chosen_again_is_not_drawn_again(made):
     from cyborg.explore import _model_tile
 
     explorer = MapExplorer(made.runs)
+    explorer.scenario.value = ""
     names = explorer.runs.value
     explorer.runs.value = names[:1]
     before = _model_tile.cache_info().misses

@@ -314,7 +314,8 @@ def served(tmp_path_factory):
 
 
 def one_session(client, store, worker, right, paint_all):
-    body = {"worker": worker, "entry": {}, "consent": True}
+    agreed = client.get("/api/texts").json()["consent_hash"]
+    body = {"worker": worker, "entry": {}, "consent": agreed}
     token = client.post("/api/enter", json=body).json()["token"]
     headers, pairs = {"Authorization": f"Bearer {token}"}, 0
     while not (trial := client.get("/api/trial", headers=headers).json())["done"]:

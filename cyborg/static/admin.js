@@ -9,17 +9,39 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-function table(rows) {
+function table(rows, action) { // action: what stands beside the first value of a row
   if (!rows.length) return make("p", { textContent: "Nobody yet." });
   const names = Object.keys(rows[0]);
   const line = (tag, values) => make("tr", {}, ...values.map((value) => make(tag, { textContent: value ?? "" })));
-  return make("table", {}, line("th", names), ...rows.map((row) => line("td", names.map((name) => row[name]))));
+  const lines = rows.map((row) => line("td", names.map((name) => row[name])));
+  const head = line("th", names);
+  if (action) {
+    head.firstChild.after(make("th"));
+    lines.forEach((one, i) => one.firstChild.after(make("td", {}, action(rows[i]))));
+  }
+  return make("table", {}, head, ...lines);
 }
 
-async function get(path) {
-  const response = await fetch(path, { headers: { Authorization: `Bearer ${token()}` }, cache: "no-store" });
+async function get(path, body) {
+  const headers = { Authorization: `Bearer ${token()}` };
+  const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
+  const response = await fetch(path, { ...options, headers, cache: "no-store" });
   if (!response.ok) throw new Error((await response.json()).error);
   return response;
+}
+
+// The answers of who is left out by hand no longer count to the wanted ones.
+function exclusion(row) {
+  const out = row.not_counted === "by hand";
+  const button = make("button", { type: "button", textContent: out ? "Take back" : "Leave out" });
+  button.setAttribute("aria-label", `${button.textContent} ${row.subject}`);
+  button.addEventListener("click", async () => {
+    try {
+      await get("admin/exclude", { worker: row.subject, excluded: !out });
+      await refresh();
+    } catch (error) { notice(error.message); }
+  });
+  return button;
 }
 
 async function save(name) {
@@ -31,8 +53,7 @@ async function save(name) {
   } catch (error) { notice(error.message); }
 }
 
-document.getElementById("login").addEventListener("submit", async (event) => {
-  event.preventDefault();
+async function refresh() {
   try {
     const content = await (await get("admin/progress")).json();
     notice("");
@@ -44,8 +65,13 @@ document.getElementById("login").addEventListener("submit", async (event) => {
     main.replaceChildren(
       make("h2", { textContent: "Progress" }), table([content.progress]),
       make("h2", { textContent: "By source" }), table(content.sources),
-      make("h2", { textContent: "Subjects" }), table(content.subjects),
+      make("h2", { textContent: "Subjects" }), table(content.subjects, exclusion),
       make("h2", { textContent: "Export" }), make("div", { className: "actions" }, ...buttons),
     );
   } catch (error) { notice(error.message); }
+}
+
+document.getElementById("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  refresh();
 });

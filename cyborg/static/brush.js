@@ -6,6 +6,7 @@
 // history for all pictures of a board, so that undo takes back what was done last, wherever it was.
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
+const MOST = { strokes: 500, points: 20000 }; // of one picture, as cyborg.annotation stores them
 const COLOUR = "rgb(0, 158, 115)"; // bluish green of Okabe and Ito; half transparent by the style sheet
 const round = (value, step) => Math.round(value / step) * step;
 const tidy = (value) => Number(value.toFixed(3));
@@ -89,6 +90,7 @@ class Picture {
   }
 
   begin(point) {
+    if (this.board.isFull(this.number)) return;
     const { radius, erase } = this.board;
     this.pen = { points: [point], radius: tidy(radius * this.width), erase };
     this.draw();
@@ -97,6 +99,7 @@ class Picture {
   extend(point) {
     const last = this.pen.points[this.pen.points.length - 1];
     if (Math.hypot(point[0] - last[0], point[1] - last[1]) < 0.4) return;
+    if (this.board.isFull(this.number, this.pen.points.length)) return;
     this.pen.points.push(point);
   }
 
@@ -170,7 +173,7 @@ class Picture {
       if (this.pen) this.lift();
       else this.begin(this.point(this.cursor[0], this.cursor[1]));
       this.showCursor();
-      this.board.say(this.pen ? "brush down" : "brush up");
+      if (this.pen) this.board.say("brush down");
     } else if (event.key === "Escape") {
       this.pen = null;
       this.draw();
@@ -185,7 +188,12 @@ class Picture {
   }
 
   showCursor() {
-    this.showRing(this.cursor[0] / this.width, this.cursor[1] / this.height);
+    const [x, y] = [this.cursor[0] / this.width, this.cursor[1] / this.height];
+    const { view, stage } = this, margin = this.board.radius * stage.offsetWidth;
+    const inside = (at, now, room) => Math.max(Math.min(now, at - margin), at + margin - room);
+    view.scrollLeft = inside(x * stage.offsetWidth, view.scrollLeft, view.clientWidth);
+    view.scrollTop = inside(y * stage.offsetHeight, view.scrollTop, view.clientHeight);
+    this.showRing(x, y);
   }
 
   showRing(x, y) {
@@ -280,6 +288,24 @@ export class Board {
     this.refresh();
   }
 
+  limit(number, more = 0) { // in words, where a picture has as much as can be stored
+    const own = this.strokes(number);
+    const points = own.reduce((sum, stroke) => sum + stroke.points.length, more);
+    if (own.length < MOST.strokes && points < MOST.points) return "";
+    const most = own.length < MOST.strokes ? `${MOST.points} points` : `${MOST.strokes} strokes`;
+    return `This picture has ${most}, the most that can be stored. Undo or clear to go on.`;
+  }
+
+  isFull(number, more = 0) { // and says so
+    const limit = this.limit(number, more);
+    if (limit) this.say(limit);
+    return Boolean(limit);
+  }
+
+  lift() { // what is being painted is kept
+    for (const picture of this.pictures) picture.lift();
+  }
+
   add(done) {
     this.history.push(done);
     this.undone = [];
@@ -305,7 +331,8 @@ export class Board {
   changed(what) {
     this.refresh();
     const count = this.allStrokes().flat().filter((stroke) => !stroke.erase).length;
-    this.say(`${what}; ${count} ${count === 1 ? "mark" : "marks"}`);
+    const limit = this.pictures.map((_, number) => this.limit(number)).find(Boolean);
+    this.say(limit || `${what}; ${count} ${count === 1 ? "mark" : "marks"}`);
     this.onChange(this.allStrokes());
   }
 
@@ -378,36 +405,45 @@ export class Board {
   }
 }
 
+// What is painted is sent as a message, which comes in its turn among the presses of buttons, and with
+// the key of its picture: the kernel may have gone on to another one while this was still shown.
 function render({ model, el }) {
-  let board = null;
-  const send = (strokes) => {
-    model.set("strokes", strokes);
-    model.set("seconds", tidy(board.seconds()));
-    model.save_changes();
-  };
+  let board = null, id = "";
   const build = () => {
-    board = new Board(el, {
+    if (board) board.lift(); // a stroke that is being painted belongs to the picture that goes
+    const [{ key }] = model.get("pictures"), own = Math.random().toString(36).slice(2);
+    const send = (strokes) => {
+      model.send({ kind: "painted", key, board: own, strokes, seconds: tidy(made.seconds()) });
+    };
+    const made = new Board(el, {
       pictures: model.get("pictures"),
       strokes: model.get("strokes"),
       radius: model.get("radius"),
       onChange: send,
     });
-    board.size.addEventListener("change", () => {
-      model.set("radius", board.radius);
+    made.size.addEventListener("change", () => {
+      model.set("radius", made.radius);
       model.save_changes();
     });
+    [board, id] = [made, own];
   };
   const fromPython = () => {
-    if (JSON.stringify(model.get("strokes")) !== JSON.stringify(board.allStrokes())) board.replace(model.get("strokes"));
+    if (model.get("painter") === id) return; // its own, perhaps older than what it shows
+    const strokes = model.get("strokes");
+    if (JSON.stringify(strokes) !== JSON.stringify(board.allStrokes())) board.replace(strokes);
+  };
+  const resize = () => board.setRadius(model.get("radius"));
+  const complain = () => { if (model.get("problem")) board.say(`Not kept: ${model.get("problem")}`); };
+  const heard = {
+    "change:pictures": build,
+    "change:strokes": fromPython,
+    "change:painter": fromPython,
+    "change:radius": resize,
+    "change:problem": complain,
   };
   build();
-  model.on("change:pictures", build);
-  model.on("change:strokes", fromPython);
-  model.on("change:radius", () => board.setRadius(model.get("radius")));
-  return () => {
-    model.off("change:pictures", build);
-    model.off("change:strokes", fromPython);
-  };
+  for (const [event, act] of Object.entries(heard)) model.on(event, act);
+  return () => { for (const [event, act] of Object.entries(heard)) model.off(event, act); };
 }
 
 export default { render };

@@ -31,7 +31,17 @@ function pressed(button) {
   return new Promise((done) => button.addEventListener("click", () => { button.disabled = true; done(); }, { once: true }));
 }
 
-class Refused extends Error {}
+class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function refusal(response) { // a server in between may refuse in its own words
+  const content = await response.json().catch(() => ({}));
+  return new Refused(content.error || `the server says ${response.status}`, response.status);
+}
 
 // Try until the server answers: a lost connection or a restarted server loses nothing.
 async function call(path, body) {
@@ -41,9 +51,9 @@ async function call(path, body) {
       const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
       const response = await fetch(path, { ...options, cache: "no-store" });
       if (response.status < 500) {
-        const content = await response.json();
-        if (!response.ok) throw new Refused(content.error);
-        notice("");
+        const content = response.ok ? await response.json() : null;
+        if (attempt) notice(""); // its own words about the connection, nobody else's
+        if (!content) throw await refusal(response);
         return content;
       }
     } catch (error) {
@@ -84,9 +94,9 @@ async function consent(texts, worker) {
   await pressed(start);
 }
 
-async function enter(worker) {
+async function enter(worker, agreed) {
   const entry = Object.fromEntries(parameters);
-  const entered = await call("api/enter", { worker, entry, consent: true });
+  const entered = await call("api/enter", { worker, entry, consent: agreed });
   ({ token, submit } = entered);
   return entered;
 }
@@ -123,8 +133,17 @@ function choices(question, onChoice) {
   return set;
 }
 
-function marked(trial, choice, strokes) {
-  const painted = strokes.map((own) => own.some((stroke) => !stroke.erase));
+// Whether paint is left on a picture: what was painted may have been rubbed out again.
+function isPainted(canvas) {
+  const probe = Object.assign(document.createElement("canvas"), { width: 128, height: 128 });
+  const context = probe.getContext("2d", { willReadFrequently: true });
+  context.drawImage(canvas, 0, 0, 128, 128);
+  return context.getImageData(0, 0, 128, 128).data.some((value, i) => i % 4 === 3 && value > 127);
+}
+
+function marked(trial, choice, board) {
+  if (!board) return false;
+  const painted = board.pictures.map((picture) => isPainted(picture.canvas));
   if (trial.marks === "both") return painted[0] && painted[1];
   if (trial.marks === "chosen") return painted[choice === "left" ? 0 : 1];
   return painted[0] || painted[1];
@@ -135,12 +154,13 @@ async function ask(trial) {
   const place = make("div");
   const next = make("button", { className: "main", id: "next", textContent: "Next", disabled: true });
   const hint = make("span", { className: "hint", id: "hint" });
-  let choice = draft.choice, board = null, started = performance.now();
+  let choice = draft.choice, board = null, started = performance.now(), refused = "";
   const seconds = () => draft.seconds + (performance.now() - started) / 1000;
   const update = () => {
     const strokes = board ? board.allStrokes() : [[], []];
-    const ready = choice && marked(trial, choice, strokes);
+    const ready = choice && marked(trial, choice, board);
     next.disabled = !ready;
+    if (refused) notice(refused = "");
     hint.textContent = ready ? "" : choice ? `Now ${MARKS[trial.marks]}.` : `Choose, and ${MARKS[trial.marks]}.`;
     kept.set(trial.trial, { strokes, choice, seconds: seconds() });
   };
@@ -161,21 +181,27 @@ async function ask(trial) {
   board.restart();
   started = performance.now();
   update();
-  await pressed(next);
-  board.lock(true);
-  const [left, right] = board.allStrokes();
-  const body = { trial: trial.trial, choice, strokes: { left, right }, seconds: Number(seconds().toFixed(3)) };
   for (;;) {
+    await pressed(next);
+    board.lock(true);
+    const [left, right] = board.allStrokes();
+    const body = { trial: trial.trial, choice, strokes: { left, right }, seconds: Number(seconds().toFixed(3)) };
     try {
       const stored = await call("api/answer", body);
       kept.drop(trial.trial);
       return stored;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      // Another tab has answered this trial, or it cannot be stored as it is: the server's word counts.
-      kept.drop(trial.trial);
-      notice(`Not stored: ${error.message}`);
-      return { refused: true };
+      // What was painted stays, here and in the browser's memory. Where the trial is over, answered in
+      // another tab, there is nothing to mend, and the page goes on when that was read.
+      if ([403, 404, 409].includes(error.status)) {
+        await between(`This answer was not stored. ${error.message}.`, "Go on");
+        return {};
+      }
+      board.lock(false);
+      refused = `Not stored: ${error.message}. Your marks are still here; change them and try again.`;
+      notice(refused);
+      next.disabled = false;
     }
   }
 }
@@ -184,6 +210,12 @@ async function between(text, button) {
   const go = make("button", { className: "main", id: "continue", textContent: button });
   show(make("p", { className: "feedback", textContent: text }), go);
   await pressed(go);
+}
+
+function full() {
+  document.getElementById("progress").hidden = true;
+  const why = "Other people have answered all its questions in the meantime. Nothing more is asked of you, and there is no completion code. If you came from a crowd service, please return the task there.";
+  show(make("h2", { textContent: "This study is full" }), make("p", { id: "full", textContent: why }));
 }
 
 function finish(end) {
@@ -210,14 +242,20 @@ async function run() {
   document.title = texts.title;
   document.getElementById("title").textContent = texts.title;
   const worker = isPreview() ? "" : workerId(texts.guests);
-  const returning = worker && kept.get("agreed") === worker;
+  const agreement = `agreed:${texts.study}:${worker}`;
+  const returning = worker && kept.get(agreement) === texts.consent_hash;
   if (!returning) await consent(texts, worker);
-  await enter(worker);
-  kept.set("agreed", worker);
+  try {
+    await enter(worker, texts.consent_hash);
+  } catch (error) {
+    if (error.status === 410) return full();
+    throw error;
+  }
+  kept.set(agreement, texts.consent_hash);
   if (!returning) await read(texts);
   for (let first = true; ; first = false) {
     const trial = await call("api/trial");
-    if (trial.done) return finish(trial);
+    if (trial.done) return trial.full ? full() : finish(trial);
     progress(trial);
     if (trial.rest && !first) await between("Time for a break, if you like. You can also close this page and return later by the same link.", "Go on");
     const stored = await ask(trial);
