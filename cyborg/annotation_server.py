@@ -63,11 +63,11 @@ from cyborg.manifest import (
     ManifestError,
     atomic_path,
     data_root,
+    guess_from,
     over_files,
     read_manifest,
     safe_path,
 )
-from .manifest import _guess_from as guess_from
 
 # %% ../nbs/12a_annotation_server.ipynb #fa1d62df
 SIDE = 512  # pixels of a picture as shown

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError',
            'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'usable_cores', 'did_you_mean',
            'default_classes', 'Manifest', 'Finding', 'read_table', 'manifest_root', 'read_manifest', 'write_manifest',
-           'over_files', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
+           'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
 
 # %% ../nbs/00_manifest.ipynb #18a7306a
 import hashlib
@@ -561,7 +561,7 @@ def _leak_findings(
     ]
 
 # %% ../nbs/00_manifest.ipynb #ed810374
-def _guess_from(
+def guess_from(
     trait: pd.Series,  # (n,) one property of each file
     label: pd.Series,  # (n,) its label, two or more different
 ) -> float:  # balanced accuracy in [0, 1]; 1 / C is chance
@@ -616,7 +616,7 @@ def _giveaway_findings(
     for trait, table in traits.items():
         for split, part in table.groupby("split"):
             chance = 1 / part["label"].nunique()
-            guess = _guess_from(part[trait], part["label"])
+            guess = guess_from(part[trait], part["label"])
             # 0.2 of the way to certain is 0.6 for two classes; few files may do so by accident
             doubt = 3 * np.sqrt(chance * (1 - chance) / len(part))
             if guess - chance > max(0.2 * (1 - chance), doubt):
