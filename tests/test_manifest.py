@@ -494,7 +494,7 @@ def test_guess_agrees_with_a_literal_one(seed):
     rng = np.random.default_rng(seed)
     label = [*"abc"[: 2 + seed % 2], *rng.choice([*"abc"[: 2 + seed % 2]], 30)]
     trait = list(rng.choice([".png", ".jpg", ".bmp"], len(label)))
-    assert module._guess_from(pd.Series(trait), pd.Series(label)) == pytest.approx(
+    assert module.guess_from(pd.Series(trait), pd.Series(label)) == pytest.approx(
         literal_guess(trait, label)
     )
 
