@@ -381,7 +381,8 @@ def test_predictions_that_are_damaged_leave_the_other_runs(runs):
     with pytest.warns(UserWarning, match="cyborg is left out"):
         explorer = MapExplorer(runs)
     assert explorer.state.runs == ("classical, seed 0",)
-    explorer = MapExplorer(runs.parent / "runs")
+    with pytest.warns(UserWarning, match="cyborg is left out"):
+        explorer = MapExplorer(runs.parent / "runs")
     explorer.all_runs[0].__dict__.pop("predictions")
     (runs / "classical/predictions.parquet").write_bytes(b"PAR1")
     explorer._runs_changed()

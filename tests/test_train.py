@@ -83,8 +83,11 @@ def test_command_prints_runs_beside_each_other(executed):
     done = subprocess.run([command, "run", "run"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, *_, last = done.stdout.splitlines()
-    assert first.split() == ["cyborg", "cyborg"]
+    assert first.split() == ["run", "run"]  # two of one scenario are told apart by their folders
     assert last.startswith("agreement with human maps (CC)")
+    wrong = subprocess.run([command, "absent"], cwd=folder, capture_output=True, text=True)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("cyborg-compare: ")
+    assert "absent" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
 
 
 def test_progress_with_time_left_is_seen_at_the_terminal(executed):
