@@ -134,6 +134,9 @@ def compare_runs(
     "AUC by generator and agreement with the human maps, run beside run."
     if not folders:
         raise ValueError("folders is empty, expected at least one run folder")
+    for folder in folders:
+        if not (Path(folder) / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     tests = [(Path(folder), measured(folder)) for folder in folders]
     for folder, found in tests:
         if found.images != tests[0][1].images:

@@ -87,7 +87,7 @@ def test_command_prints_runs_beside_each_other(executed):
     assert last.startswith("agreement with human maps (CC)")
     wrong = subprocess.run([command, "absent"], cwd=folder, capture_output=True, text=True)
     assert wrong.returncode == 1 and wrong.stderr.startswith("cyborg-compare: ")
-    assert "absent" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+    assert wrong.stderr.endswith("absent is no run folder: it has no config.json\n")
 
 
 def test_progress_with_time_left_is_seen_at_the_terminal(executed):
