@@ -1320,6 +1320,12 @@ _ROC_COLUMNS = ["source", "seen", "rate", "tpr", "fpr"]
 _BIN_COLUMNS = ["split", "scaled", "n", "predicted", "observed"]
 
 # %% ../nbs/10_study.ipynb #4b0bbdda
+def _mean_and_sd(values: pd.Series) -> str:
+    "Mean, standard deviation where there is one, and number."
+    spread = f" ± {values.std():.3f}" if values.count() > 1 else ""
+    return f"{values.mean():.3f}{spread} ({values.count()})"
+
+
 def summary(
     measures: pd.DataFrame,  # of `collect`
     names: Sequence[str] = ("auc macro_unseen", "auc macro_seen", "cc"),  # measure, and source
@@ -1327,7 +1333,7 @@ def summary(
     "Mean and standard deviation over seeds of some measures."
     rows = measures.assign(name=(measures["measure"] + " " + measures["source"]).str.strip())
     groups = rows[rows["name"].isin(names)].groupby([*KEYS[:3], "name"], sort=False)["value"]
-    text = groups.agg(lambda v: f"{v.mean():.3f} ± {v.std():.3f} ({v.count()})")
+    text = groups.agg(_mean_and_sd)
     return text.unstack("name").reindex(columns=names)
 
 # %% ../nbs/10_study.ipynb #697e1597
