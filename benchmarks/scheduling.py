@@ -8,7 +8,8 @@ Efficiency is tasks x length / (workers x wall time). The last round is only par
 workers do not divide the tasks: 160 on 64 take at least 3 rounds and can reach 160 / (3 x 64) =
 83 % at most, whoever schedules them. So what is reached of the possible stands beside it. Tasks
 are so long that each number of workers takes about a minute: 0.4 s for 1, 20 s for 64. A run of a
-real study takes minutes, so scheduling loses less there.
+real study takes minutes, so scheduling loses less there. With --own_process 64 processes share this
+machine's cores, whose own upkeep is then most of what is measured.
 """
 
 import math
