@@ -44,7 +44,7 @@ from sklearn.metrics import auc
 from sklearn.metrics.pairwise import cosine_similarity
 from tqdm.auto import tqdm
 
-from .annotation import row_mask
+from .annotation import MAPPED, row_mask
 from .cam import grad_cam, model_saliency
 from .crop import CenterFace, FaceSource, choose_face, crop_picture, face_crop, read_picture
 from .data import ImageError, decode_image, normalised, open_cache
@@ -73,7 +73,14 @@ from cyborg.figures import (
     scenario_style,
     training_curves,
 )
-from .manifest import Manifest, atomic_path, manifest_root, read_manifest, safe_path
+from cyborg.manifest import (
+    Manifest,
+    atomic_path,
+    data_name,
+    manifest_root,
+    read_manifest,
+    safe_path,
+)
 from .measures import annotation_rows, file_stamp, find_annotations, kept, measures_digest
 from .models import Network, Output
 from .robustness import guided_degradation, salient_region
@@ -100,7 +107,7 @@ class RunView:
         self.record = json.loads((self.folder / "config.json").read_text())
         self.settings = self.record["settings"]
         self.scenario = run_config(self.settings).scenario
-        self.data = _data_name(Path(self.settings["manifest"]))
+        self.data = data_name(self.settings["manifest"])
         self.network, self.seed = self.settings["arch"], int(self.settings["seed"])
         self.name = f"{self.scenario}, seed {self.seed}"  # `find_runs` adds what tells two apart
         self.stamp, self._means = files_stamp(self.folder), {}
@@ -135,13 +142,6 @@ class RunView:
     @property
     def seen(self) -> list[str]:  # sources of the training split
         return self.record["provenance"]["training_sources"]
-
-
-def _data_name(
-    manifest: Path,
-) -> str:
-    "What a set of images is called, as in the names of run folders."
-    return manifest.resolve().parent.name if manifest.stem == "manifest" else manifest.stem
 
 
 def files_stamp(
@@ -684,7 +684,7 @@ class Marks:
         path: str | Path,  # annotations.parquet
     ):
         table = annotation_rows(path)
-        self.table = table[table["kind"].isin(("pair", "single", "import"))]
+        self.table = table[table["kind"].isin(MAPPED)]
         self._rows = self.table.groupby("image").indices
         self.of = lru_cache(maxsize=64)(self._of)
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError',
            'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'usable_cores', 'did_you_mean',
-           'default_classes', 'Manifest', 'Finding', 'read_table', 'manifest_root', 'read_manifest', 'write_manifest',
-           'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
+           'default_classes', 'Manifest', 'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest',
+           'write_manifest', 'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders',
+           'read_released']
 
 # %% ../nbs/00_manifest.ipynb #18a7306a
 import hashlib
@@ -360,6 +361,14 @@ def read_table(
     if table.empty:
         raise ManifestError(f"manifest {path} has no rows")
     return table
+
+# %% ../nbs/00_manifest.ipynb #93e5fa0b
+def data_name(
+    path: str | Path,  # of a manifest
+) -> str:
+    "What a set of images is called in names of runs: its file, or the folder of a manifest.csv."
+    path = Path(path).resolve()
+    return path.parent.name if path.stem == "manifest" else path.stem
 
 # %% ../nbs/00_manifest.ipynb #195fc850
 def manifest_root(

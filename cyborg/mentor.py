@@ -33,6 +33,7 @@ from cyborg.manifest import (
     Manifest,
     atomic_path,
     content_hash,
+    data_name,
     group_split,
     read_manifest,
     runs_root,
@@ -172,9 +173,7 @@ class MentorConfig:
     @property
     def folder(self) -> Path:  # absolute; one level below the run folders, which have other files
         "Where everything is written."
-        path = Path(self.manifest).resolve()
-        data = path.parent.name if path.stem == "manifest" else path.stem
-        name = self.name or f"{data}-{self.arch}-seed{self.seed}"
+        name = self.name or f"{data_name(self.manifest)}-{self.arch}-seed{self.seed}"
         return runs_root(self.runs or None) / "autoencoders" / name
 
 # %% ../nbs/12d_mentor.ipynb #217a3f22

@@ -56,6 +56,7 @@ from .loss import DISTANCES, LossParts, cyborg_loss
 from cyborg.manifest import (
     Manifest,
     atomic_path,
+    data_name,
     did_you_mean,
     read_manifest,
     runs_root,
@@ -135,9 +136,13 @@ class RunConfig:
     @property
     def folder(self) -> Path:  # absolute
         "The run folder."
-        path = Path(self.manifest).resolve()
-        data = path.parent.name if path.stem == "manifest" else path.stem
-        parts = (data, self.arch, self.scenario, *_peculiar(self), f"seed{self.seed}")
+        parts = (
+            data_name(self.manifest),
+            self.arch,
+            self.scenario,
+            *_peculiar(self),
+            f"seed{self.seed}",
+        )
         name = self.name or "-".join(parts)
         return runs_root(self.runs or None) / name
 
