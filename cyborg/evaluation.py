@@ -794,13 +794,13 @@ def comparisons(
 def seen_sources(
     manifest: Manifest,  # the one that was trained on
 ) -> tuple[str, ...]:  # sorted
-    "Sources that occur in the training split; ValueError where it is empty."
-    sources = manifest.table.loc[manifest.table["split"] == "train", "source"].unique()
-    if not len(sources):
+    "`Manifest.seen`; ValueError where neither its training split nor the column `seen` says any."
+    if not manifest.seen:
         raise ValueError(
-            "manifest has no rows of the split 'train', so nothing tells what was seen"
+            "manifest has no rows of the split 'train' and none with yes in the column 'seen', so "
+            "nothing tells what was seen"
         )
-    return tuple(sorted(sources))
+    return manifest.seen
 
 # %% ../nbs/09_evaluation.ipynb #78b7f55f
 def _finite_scores(

@@ -436,7 +436,7 @@ def provenance(
         "manifest_digest": manifest.digest,
         "classes": list(manifest.classes),
         "images": manifest.table["split"].value_counts().to_dict(),
-        "training_sources": sorted(manifest.split("train").table["source"].unique()),
+        "training_sources": list(manifest.seen),
         "warnings": warnings,
         "code_digest": code_digest(),
         "commit": _git_commit(),

@@ -34,6 +34,7 @@ from cyborg.manifest import (
     runs_root,
     safe_path,
     validate,
+    with_protocol,
     write_manifest,
 )
 
@@ -770,3 +771,63 @@ def test_a_large_manifest_is_read_and_checked_in_seconds(tmp_path):
     assert (
         time.perf_counter() - start < 3
     )  # 0.2 s on one slow core; a loop over rows takes many times that
+
+
+PAPER = pd.DataFrame(
+    [
+        ["a", "authentic", "FRGC", "train", "", "", ""],
+        ["b", "synthetic", "StyleGAN2 of training", "train", "", "", ""],
+        ["c", "authentic", "FFHQ", "test", "", "", ""],
+        ["d", "authentic", "CelebA-HQ", "test", "", "", ""],
+        ["e", "synthetic", "StyleGAN2", "test", "", "", ""],
+        ["f", "synthetic", "ProGAN", "test", "", "", ""],
+    ],
+    columns=["image", "label", "source", "split", "map", "subject", "counterpart"],
+)
+
+
+def test_a_generator_seen_under_another_name_is_seen_where_the_manifest_says_so():
+    plain = Manifest(PAPER, Path())
+    assert plain.seen == ("FRGC", "StyleGAN2 of training")
+    for word in ("yes", " TRUE ", "1"):
+        said = PAPER.assign(seen=["", "", "", "", word, "no"])
+        assert Manifest(said, Path()).seen == ("FRGC", "StyleGAN2", "StyleGAN2 of training")
+
+
+def unread(manifest: Manifest) -> set[str]:
+    return set(checks(audit(manifest, hashes=False)))
+
+
+def test_a_protocol_that_nobody_stated_is_a_warning_before_training():
+    plain = unread(Manifest(PAPER, Path()))
+    assert {"no counterparts", "nothing seen"} <= plain
+    pairs = {"StyleGAN2": "FFHQ", "ProGAN": "CelebA-HQ|FFHQ"}
+    stated = with_protocol(Manifest(PAPER, Path()), ["StyleGAN2"], pairs)
+    assert not {"no counterparts", "nothing seen"} & unread(stated)
+    assert stated.table["counterpart"].tolist()[4:] == ["FFHQ", "CelebA-HQ|FFHQ"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "check"),
+    [(["perhaps"] * 6, "unknown word in seen"), (["", "yes", "", "", "no", "yes"], "")],
+)
+def test_the_column_seen_holds_yes_and_no(seen, check):
+    assert ("unknown word in seen" in unread(Manifest(PAPER.assign(seen=seen), Path()))) is bool(
+        check
+    )
+
+
+def test_a_source_is_seen_or_not():
+    twice = pd.concat([PAPER.assign(seen="yes"), PAPER.assign(seen="no", image=list("ghijkl"))])
+    assert "contradiction in seen" in unread(Manifest(twice, Path()))
+
+
+@pytest.mark.parametrize("stated", [(["StyleGan2"], {}), ([], {"ProGAN": "FFHQ|Celeba-HQ"})])
+def test_a_protocol_names_sources_of_the_test(stated):
+    with pytest.raises(ManifestError, match="is no source of a test image .did you mean"):
+        with_protocol(Manifest(PAPER, Path()), *stated)
+
+
+def test_a_folder_in_the_place_of_a_manifest_is_told_with_the_command(tmp_path):
+    with pytest.raises(ManifestError, match=f"cyborg-import folders {tmp_path} -o"):
+        read_manifest(tmp_path)
