@@ -20,7 +20,7 @@ import nbformat
 import papermill
 import pytest
 
-from cyborg.launch import announced_output, check_command
+from cyborg.launch import announced_output, check_command, parameters_since
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = 'arch: str = "resnet18"  # network\nepochs: int = 3  # passes over the training set'
@@ -242,7 +242,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 BEFORE = (
     "from pathlib import Path\nfrom cyborg.launch import parameters_since\nbefore = dict(globals())"
 )
-AFTER = "settings = parameters_since(before, globals(), ['arch', 'epochs'])"
+AFTER = "settings = parameters_since(before, globals())"
 
 
 def execute(tmp_path: Path, parameters: dict, **options):
@@ -316,3 +316,79 @@ def test_help_page_is_complete(path, code):
     assert list(page) == names
     assert [name for name in names if page[name]["inferred_type_name"] == "None"] == []
     assert [name for name in names if not page[name]["help"]] == []
+
+
+def parameters_of(path: Path, code: str, **given) -> dict:
+    """What a notebook's first cell after its parameters makes of values put in between."""
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    place = sources.index(code)
+    assert "before = dict(globals())" in sources[:place]
+    check = ast.parse(sources[place + 1]).body[0]
+    assert ast.unparse(check).endswith("parameters_since(before, globals())")
+    namespace = {"parameters_since": parameters_since, "In": ["", code]}
+    exec("before = dict(globals())", namespace)
+    exec(code, namespace)
+    namespace.update(given)
+    exec(ast.unparse(check), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(("path", "code"), PARAMETER_CELLS)
+def test_every_notebook_checks_names_and_types(path, code):
+    """Text for a truth value, as -r and `-p overwrite false` bring it, is never taken as true."""
+    plain = parameters_of(path, code)
+    assigned = {a.target.id: ast.unparse(a.annotation) for a in ast.parse(code).body}
+    name = next(iter(assigned))
+    with pytest.raises(ValueError, match=f"unknown parameter '{name}x' .did you mean '{name}'"):
+        parameters_of(path, code, **{f"{name}x": plain[name]})
+    texts = {"bool": "false", "int": "3", "float": "1e-1", "str": "007"}
+    given = {name: texts[kind] for name, kind in assigned.items() if kind in texts}
+    found = parameters_of(path, code, **given)
+    values = {"bool": False, "int": 3, "float": 0.1, "str": "007"}
+    assert {name: found[name] for name in given} == {n: values[assigned[n]] for n in given}
+    for name, kind in assigned.items():
+        with pytest.raises(ValueError, match=rf"^{name} is .*, expected"):
+            parameters_of(path, code, **{name: 7 if kind == "str" else "no"})
+
+
+def test_none_is_a_value_where_it_is_the_default():
+    code = "alpha: float = None\nmomentum: float = 0.9"
+    path = ROOT / "nbs" / "train.ipynb"
+    train = next(param.values[1] for param in PARAMETER_CELLS if param.id == "train")
+    assert parameters_of(path, train, alpha=None)["alpha"] is None
+    namespace = {"__annotations__": {"alpha": float, "momentum": float}, "In": [code]}
+    taken = parameters_since({}, namespace | {"alpha": "None", "momentum": 1})
+    assert taken == {"alpha": None, "momentum": 1.0}
+    with pytest.raises(ValueError, match="momentum is None .NoneType., expected a finite number"):
+        parameters_since({}, namespace | {"alpha": 0.5, "momentum": None})
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [(("-p", "epochs", "5"), 5), (("-r", "epochs", "5"), 5), (("-y", "{epochs: 5}"), 5)],
+)
+def test_every_way_of_papermill_is_typed(tmp_path, given, epochs):
+    """papermill's own command and ours write the same cell; what is text comes as it was typed."""
+    source = write_notebook(tmp_path / "run.ipynb", AFTER)
+    runs = {}
+    for command in ([sys.executable, "-m", "papermill"], [sys.executable, str(check_command())]):
+        out = tmp_path / f"{len(command)}.ipynb"
+        done = subprocess.run(
+            [*command, str(source), str(out), "--prepare-only", *given, "-p", "arch", "007"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        cells = nbformat.read(out, as_version=4).cells
+        namespace = {"In": [cell.source for cell in cells]}
+        for cell in cells:
+            if set(cell.metadata.get("tags", [])) & {"parameters", "injected-parameters"}:
+                exec(cell.source, namespace)
+        runs[len(command)] = namespace
+    assert parameters_since({}, runs[2]) == {"arch": "007", "epochs": epochs}
+    with pytest.raises(
+        ValueError, match=r"arch is 7 \(int\), expected text; -r in the place of -p"
+    ):
+        parameters_since({}, runs[3])
