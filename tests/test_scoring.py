@@ -201,7 +201,7 @@ def test_crops_are_made_on_demand_and_said_where_there_is_no_face(made, tmp_path
     Image.fromarray(pixels[:, :50]).save(tmp_path / "b.png")
 
     def faces(picture, _):
-        return [Face((100.0, 60.0, 164.0, 124.0))] if picture.shape[1] > 200 else []
+        return [Face(np.array([100.0, 60, 164, 124]))] if picture.shape[1] > 200 else []
 
     found = score(runs[0], tmp_path, faces=faces)
     assert found.table["reason"].tolist() == ["", "not cropped: no face found"]
