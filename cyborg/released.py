@@ -182,7 +182,8 @@ def load_released(
     if came != tuple(head.weight.shape):
         wanted = tuple(head.weight.shape)
         raise WeightsError(f"{path}: {name}.weight has shape {came}, expected {wanted} for {arch}")
-    load_weights(network.backbone, state, str(path))
+    if notes := load_weights(network.backbone, state, str(path)):
+        print(f"{path}: {notes}", flush=True)
     return network
 
 # %% ../nbs/07b_released.ipynb #224f0145

@@ -1,7 +1,9 @@
 """Networks: the identity that maps rest on, weights from files, refusals."""
 
+import argparse
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -176,3 +178,150 @@ def test_a_half_downloaded_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(WeightsError, match=r"w\.pth"):
         make_network("resnet18", size=64, weights=str(path))
+
+
+def test_misspelt_weights_of_a_network_offer_the_nearest():
+    assert timm_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
+    with pytest.raises(NetworkError, match=r"no weights 'a1_in1K' of resnet18; nearest.*a1_in1k"):
+        make_network("resnet18.a1_in1K", size=64, weights="none")
+    with pytest.raises(
+        NetworkError, match="no weights 'mine' of densenet121; nearest: densenet121"
+    ):
+        timm_name("densenet121.mine")
+
+
+@pytest.fixture(scope="module")
+def donor():
+    "A ResNet whose weights differ from those a new network starts with."
+    return make_network("test_resnet", size=96, weights="none", seed=5).backbone.state_dict()
+
+
+def taken(path, state, capsys, **beside) -> tuple[dict, str]:
+    "The weights a network has after reading a file, and what was printed."
+    torch.save({**beside, "state_dict": state} if beside else state, path)
+    network = make_network("test_resnet", size=96, weights=str(path))
+    return network.backbone.state_dict(), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "wrapped"),
+    [
+        ("module.", lambda k: f"module.{k}"),
+        ("_orig_mod.", lambda k: f"_orig_mod.{k}"),
+        ("_orig_mod.", lambda k: f"module._orig_mod.{k}"),
+        ("_fsdp_wrapped_module.", None),
+        ("model.", lambda k: f"model.{k}"),
+        ("net.backbone.", lambda k: f"net.backbone.{k}"),
+    ],
+)
+def test_words_that_tools_put_into_names_are_taken_off_and_printed(
+    word, wrapped, donor, tmp_path, capsys
+):
+    if "fsdp" in word:
+        split = {f"{k.partition('.')[0]}.{word}{k.partition('.')[2]}": v for k, v in donor.items()}
+    else:
+        split = {wrapped(k): v for k, v in donor.items()}
+    found, printed = taken(tmp_path / "w.pth", split, capsys)
+    assert all(torch.equal(found[k], v) for k, v in donor.items())
+    assert "w.pth" in printed and word in printed and f"{len(donor)} names" in printed
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "model", "model_state_dict", "ema", "net"])
+def test_entries_that_tools_wrap_weights_in_are_found(entry, donor, tmp_path, capsys):
+    torch.save({"epoch": 3, entry: donor, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth")
+    assert all(torch.equal(v, donor[k]) for k, v in read_state_dict(tmp_path / "w.pth").items())
+    printed = capsys.readouterr().out
+    assert (f"entry '{entry}' taken" in printed) == (entry != "state_dict")
+
+
+def test_of_two_entries_one_is_taken_and_both_are_named(donor, tmp_path, capsys):
+    other = {k: v + 1 for k, v in donor.items()}
+    torch.save({"ema": {"module": other}, "model": donor}, tmp_path / "w.pth")
+    found = read_state_dict(tmp_path / "w.pth")
+    assert torch.equal(found["fc.weight"], donor["fc.weight"])
+    assert "entry 'model' taken, not ema beside it" in capsys.readouterr().out
+
+
+def test_averaged_weights_are_taken_without_their_counter(donor, tmp_path, capsys):
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 2)).state_dict()
+    assert sorted(averaged) == ["module.bias", "module.weight", "n_averaged"]
+    state = {f"module.{k}": v for k, v in donor.items()} | {"n_averaged": torch.tensor(4)}
+    found, printed = taken(tmp_path / "w.pth", state, capsys)
+    assert torch.equal(found["fc.weight"], donor["fc.weight"])
+    assert "n_averaged left out" in printed
+
+
+def test_missing_counters_and_auxiliary_heads_are_printed(donor, tmp_path, capsys):
+    state = {k: v for k, v in donor.items() if not k.endswith("num_batches_tracked")}
+    state["AuxLogits.fc.weight"] = torch.ones(2, 2)
+    found, printed = taken(tmp_path / "w.pth", state, capsys)
+    assert torch.equal(found["fc.weight"], donor["fc.weight"])
+    assert f"{len(donor) - len(state) + 1} num_batches_tracked missing" in printed
+    assert "1 tensors AuxLogits left out" in printed
+
+
+def test_a_head_that_does_not_fit_is_left_whole_and_printed(donor, tmp_path, capsys):
+    start = make_network("test_resnet", size=96, weights="none").backbone.state_dict()
+    lacking = {k: v for k, v in donor.items() if k != "fc.bias"}
+    found, printed = taken(tmp_path / "w.pth", lacking, capsys)
+    assert torch.equal(found["fc.weight"], start["fc.weight"])  # no half of a head
+    assert torch.equal(found["fc.bias"], start["fc.bias"])
+    assert "head left as it starts, the file has fc.weight" in printed
+    many = donor | {"fc.weight": torch.ones(1000, donor["fc.weight"].shape[1])}
+    many["fc.bias"] = torch.ones(1000)
+    _, printed = taken(tmp_path / "w.pth", many, capsys)
+    assert "fc.bias (1000,)" in printed
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (lambda d: d | {"conv1.0.weight": torch.zeros(3)}, "conv1.0.weight is .3,., expected"),
+        (lambda d: d | {"loss.weight": torch.zeros(3)}, "1 not known: loss.weight"),
+        (lambda d: d | {"fc.bias": torch.full((2,), torch.nan)}, "1 not finite: fc.bias"),
+        (lambda d: {k: v.to(torch.int8) for k, v in d.items()}, "of another type: .* torch.int8"),
+        (
+            lambda d: {f"{w}.{k}": v for w in ("student", "teacher") for k, v in d.items()},
+            "two such networks, under 'student.' and 'teacher.'",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_say_what_does_not(state, words, donor, tmp_path, capsys):
+    with pytest.raises(WeightsError, match=rf"w\.pth.*{words}"):
+        taken(tmp_path / "w.pth", state(donor), capsys)
+
+
+def test_a_refused_pickle_names_what_it_holds_and_not_torchs_advice(tmp_path):
+    torch.save({"state_dict": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
+    with pytest.raises(
+        WeightsError, match=r"bomb.pth: holds more than tensors \(.*open\)"
+    ) as caught:
+        read_state_dict(tmp_path / "bomb.pth")
+    assert "weights_only" not in str(caught.value)
+    assert caught.value.__suppress_context__  # torch's advice to unpickle it is not shown
+
+
+def test_the_arguments_that_timm_saves_beside_weights_are_no_danger(donor, tmp_path):
+    arguments = argparse.Namespace(lr=0.1, model="resnet18")
+    torch.save({"state_dict": donor, "args": arguments}, tmp_path / "w.pth")
+    assert torch.equal(read_state_dict(tmp_path / "w.pth")["fc.bias"], donor["fc.bias"])
+
+
+def test_a_folder_given_as_weights_is_called_one(tmp_path):
+    with pytest.raises(WeightsError, match="a folder; give a file"):
+        read_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_torch_file_is_named_whatever_the_damage(tmp_path, zipped):
+    path, rng = tmp_path / "w.pth", np.random.default_rng(0)
+    torch.save({"a": torch.ones(4)}, path, _use_new_zipfile_serialization=zipped)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(150):
+        bytes_ = whole.copy()
+        bytes_[rng.integers(len(whole), size=3)] = rng.integers(256, size=3)
+        path.write_bytes(bytes_.tobytes())
+        try:
+            read_state_dict(path)
+        except WeightsError as error:
+            assert "w.pth" in str(error)
