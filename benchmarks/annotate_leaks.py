@@ -31,6 +31,7 @@ from PIL import Image
 from cyborg.annotation import AnnotationStore, pairs_table, trials
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, write_manifest
+from cyborg.pictures import read_picture
 from cyborg.statistics import auc_interval
 
 MARK = {"points": [[90, 90, 0.5], [200, 120, 1.5]], "radius": 20, "erase": False}
@@ -42,8 +43,7 @@ def write_unlike(
     "Synthetic images as PNG files of another size, with metadata; the manifest names them."
     table = demo.table.copy()
     for i, row in table[table["label"] == "synthetic"].iterrows():
-        with Image.open(demo.root / row["image"]) as picture:
-            larger = picture.resize((300, 300))
+        larger = Image.fromarray(read_picture(demo.root / row["image"])).resize((300, 300))
         exif = Image.Exif()
         exif[270] = "made by a generator"
         table.loc[i, "image"] = row["image"].replace(".jpg", ".png")

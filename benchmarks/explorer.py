@@ -37,6 +37,7 @@ from cyborg.demo import make_demo
 from cyborg.evaluation import Scored, prediction_rows, saliency_means
 from cyborg.explore import VIEWS, MapExplorer, RunExplorer
 from cyborg.manifest import Manifest, write_manifest
+from cyborg.pictures import read_picture
 from cyborg.saliency import read_map, resize_map, write_map
 from cyborg.training import preset_config
 
@@ -52,7 +53,7 @@ def write_faces(
 ) -> Manifest:
     "Faces of the demo set, each moved, grained and recompressed, so that no two files are alike."
     demo, rng = make_demo(folder / "drawn", n=40, size=224), np.random.default_rng(0)
-    drawn = [cv2.imread(str(demo.root / name)) for name in demo.table["image"]]
+    drawn = [read_picture(demo.root / name)[..., ::-1] for name in demo.table["image"]]
     for name in ("images", "maps"):
         (folder / name).mkdir(parents=True)
     rows = []

@@ -33,7 +33,6 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from fastcore.basics import patch
-from PIL import Image
 
 from cyborg.manifest import (
     Manifest,
@@ -43,6 +42,7 @@ from cyborg.manifest import (
     safe_path,
     write_manifest,
 )
+from .pictures import PictureError, picture_size
 from .saliency import fixation_map, human_map, stroke_mask, write_map
 
 # %% ../nbs/12_annotation.ipynb #18152f41
@@ -516,12 +516,9 @@ class AnnotationStore:
 def _picture_size(path: str) -> tuple[int, int] | str:
     "Width and height of a picture file, or what is wrong with it."
     try:
-        with Image.open(path) as image:
-            sides = image.size
-            turned = image.getexif().get(274, 1) >= 5  # orientations that lie on their side
-            return sides[::-1] if turned else sides
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"{path}: {error}"
+        return picture_size(path)
+    except PictureError as error:
+        return str(error)
 
 
 @patch

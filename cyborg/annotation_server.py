@@ -33,7 +33,7 @@ import pandas as pd
 import sqlalchemy as sa
 from fastcore.basics import patch
 from fastcore.script import Param, store_true
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cyborg.annotation import (
     WORKER,
@@ -68,6 +68,7 @@ from cyborg.manifest import (
     read_manifest,
     safe_path,
 )
+from .pictures import pixels_of, read_picture
 
 # %% ../nbs/12a_annotation_server.ipynb #fa1d62df
 SIDE = 512  # pixels of a picture as shown
@@ -79,10 +80,10 @@ def fitted(
     picture: Image.Image,  # any mode and size
     side: int = SIDE,  # pixels
 ) -> Image.Image:  # RGB, side x side
-    "The middle square of a picture, upright."
-    upright = ImageOps.exif_transpose(picture).convert("RGB")
-    x, y, own = middle_square(*upright.size)
-    square = upright.crop((x, y, x + own, y + own))
+    "The middle square of a picture, as the network sees it."
+    pixels = pixels_of(picture)
+    x, y, own = middle_square(pixels.shape[1], pixels.shape[0])
+    square = Image.fromarray(pixels[y : y + own, x : x + own])
     return square.resize((side, side), Image.Resampling.LANCZOS)
 
 
@@ -126,12 +127,15 @@ class Pictures:
         return self.files[image, check].read_bytes().ljust(self.length, b"\0")
 
 
+_RULES = 1  # raise when `fitted` gives other pixels: what is encoded already is not made again
+
+
 def _picture_name(
     source: Path,
     check: bool,
 ) -> str:  # another one when the file is another, or was changed
     state = source.stat()
-    text = f"middle:{check}:{state.st_size}:{state.st_mtime_ns}:{source.absolute()}"
+    text = f"middle, {_RULES}:{check}:{state.st_size}:{state.st_mtime_ns}:{source.absolute()}"
     return hashlib.sha256(text.encode()).hexdigest() + ".jpg"
 
 
@@ -142,8 +146,7 @@ def _encode(
     check: bool,
 ) -> None:
     "Re-encode one picture."
-    with Image.open(source) as picture:
-        square = fitted(picture, side)
+    square = fitted(Image.fromarray(read_picture(source)), side)
     square = shuffled_tiles(square, SHUFFLE) if check else square
     code = io.BytesIO()
     square.save(code, "JPEG", quality=QUALITY, subsampling=0)

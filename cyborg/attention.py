@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from sklearn.decomposition import PCA
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.xception import Block, SeparableConv2d
@@ -33,6 +32,7 @@ from cyborg.models import (
     read_state_dict,
     timm_name,
 )
+from .pictures import read_picture
 from .saliency import is_flat
 
 # %% ../nbs/06b_attention.ipynb #c5b94010
@@ -155,8 +155,7 @@ def read_templates(
         path = Path(folder) / f"template{i}.png"
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}; wanted template0.png to template9.png")
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))[: cells[0], : cells[1], 0]
+        pixels = read_picture(path)[: cells[0], : cells[1], 0]
         if pixels.shape != tuple(cells):
             raise ValueError(f"{path} is {pixels.shape}, expected at least {tuple(cells)}")
         basis.append(pixels / np.float32(255))

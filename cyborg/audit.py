@@ -27,9 +27,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tqdm.auto import tqdm
 
-from .data import ImageError, decode_image
 from .evaluation import seen_sources
 from .manifest import Finding, Manifest, atomic_path, audit, over_files, safe_path
+from .pictures import PictureError, decode_square, file_bytes, open_picture
 from .saliency import resize_map
 from .statistics import auc_interval, auc_intervals
 
@@ -125,7 +125,7 @@ def _libjpeg_tables() -> np.ndarray:  # (100, 64) float64, luminance at quality 
     for quality in range(1, 101):
         file = io.BytesIO()
         Image.new("L", (8, 8)).save(file, "JPEG", quality=quality)
-        with Image.open(file) as image:
+        with Image.open(file, formats=["JPEG"]) as image:
             tables.append(image.quantization[0])
     return np.array(tables, dtype=np.float64)
 
@@ -153,11 +153,12 @@ _RECORD = np.dtype(
 
 
 def _header(
-    path: str,  # of an image
+    data: bytes,  # content of an image file
+    path: str,  # named in errors
     row: np.ndarray,  # () _RECORD, filled
 ) -> None:
     "What is known of a file before its pixels are."
-    with Image.open(path) as image:
+    with open_picture(data, path) as image:
         row["kind"] = f"{image.format} {image.mode}{' EXIF' * ('exif' in image.info)}"
         row["width"], row["height"] = image.size
         row["sampling"] = -1
@@ -174,10 +175,11 @@ def _record(
     "All that is kept of a file."
     row = np.zeros((), _RECORD)
     try:
-        pixels = decode_image(path, size)
-        _header(path, row)
-        row["bytes"] = Path(path).stat().st_size
-    except (ImageError, OSError) as error:
+        data = file_bytes(path)
+        pixels = decode_square(data, size, path).pixels
+        _header(data, path, row)
+        row["bytes"] = len(data)
+    except (PictureError, OSError) as error:
         return str(error).removeprefix(f"{path}: ")
     row["spectrum"] = radial_spectrum(pixels)
     both = np.stack([pixels, pixels[:, ::-1]])

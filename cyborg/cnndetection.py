@@ -20,6 +20,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from .models import Network, load_exactly, make_network, read_state_dict
+from .pictures import read_picture
 
 # %% ../nbs/07c_cnndetection.ipynb #fedd3cf7
 VARIANTS = {"blur_jpg_prob0.5": 0.5, "blur_jpg_prob0.1": 0.1}  # probability, by published file
@@ -49,7 +50,7 @@ def compressed(
         raise ValueError(f"method is {method!r}, expected cv2 or pil")
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+    return read_picture(file.getvalue())
 
 # %% ../nbs/07c_cnndetection.ipynb #81ed948d
 class Draws(NamedTuple):

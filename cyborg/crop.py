@@ -6,8 +6,8 @@
 __all__ = ['POINTS', 'FaceSource', 'FILLS', 'GREY', 'BOX_COLUMNS', 'BOX_OPTIONS', 'STATUSES', 'SEVERAL', 'CHUNK', 'Face',
            'crop_box', 'Crop', 'eye_angle', 'face_crop', 'crop_points', 'crop_picture', 'crop_map', 'BoxTable',
            'read_boxes', 'centerface_faces', 'onnx_network', 'CenterFace', 'Choice', 'beyond', 'choose_face',
-           'read_picture', 'read_photographs', 'open_photographs', 'Ledger', 'file_stamp', 'row_stamp', 'resume',
-           'crop_names', 'CropRule', 'Crops', 'crop_manifest']
+           'read_photographs', 'open_photographs', 'Ledger', 'file_stamp', 'row_stamp', 'resume', 'crop_names',
+           'CropRule', 'Crops', 'crop_manifest']
 
 # %% ../nbs/03_crop.ipynb #499c4e31
 import hashlib
@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm.auto import tqdm
 
 from cyborg.manifest import (
@@ -47,7 +47,8 @@ from cyborg.manifest import (
     usable_cores,
     write_manifest,
 )
-from .saliency import MAX_PIXELS, PILLOW_ERRORS, read_map, resize_map, write_map
+from .pictures import MAX_PIXELS, read_picture
+from .saliency import read_map, resize_map, write_map
 
 # %% ../nbs/03_crop.ipynb #1eda3821
 POINTS = ("left_eye", "right_eye", "nose", "mouth")  # left and right as seen in the picture
@@ -441,26 +442,6 @@ def choose_face(
     if level and np.isnan(large[0].points[:2]).any():
         return Choice("no eyes", "the source tells no eyes to level", None)
     return Choice("kept", "", large[0])
-
-# %% ../nbs/03_crop.ipynb #2b4d1510
-def read_picture(
-    path: str | Path,  # any format Pillow reads
-) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright
-    "Decode a photograph; ValueError naming path and reason where it cannot be used."
-    try:
-        with Image.open(path) as image:  # the header only
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-            if image.mode[0] in "IF":
-                raise ValueError(f"mode {image.mode}: more than 8 bits a colour")
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-                    raise ValueError("transparent pixels")
-                image = image.convert("RGBA")
-            return np.asarray(image.convert("RGB"))
-    except PILLOW_ERRORS as error:
-        raise ValueError(f"{path}: {error}") from error
 
 # %% ../nbs/03_crop.ipynb #b9ea6cfc
 def read_photographs(

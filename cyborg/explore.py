@@ -46,7 +46,7 @@ from tqdm.auto import tqdm
 
 from .annotation import MAPPED, row_mask
 from .cam import grad_cam, model_saliency
-from .crop import CenterFace, FaceSource, choose_face, crop_picture, face_crop, read_picture
+from .crop import CenterFace, FaceSource, choose_face, crop_picture, face_crop
 from .data import ImageError, decode_image, normalised, open_cache
 from cyborg.evaluation import (
     METRICS,
@@ -83,6 +83,7 @@ from cyborg.manifest import (
 )
 from .measures import annotation_rows, file_stamp, find_annotations, kept, measures_digest
 from .models import Network, Output
+from .pictures import read_picture
 from .robustness import guided_degradation, salient_region
 from .runner import run_state
 from .saliency import agreement, read_map, resize_map
@@ -1375,18 +1376,13 @@ def framed(
     why: str = "not asked to crop",  # said where it is
 ) -> Framed:
     "A picture cropped to its largest face, or as it is; ImageError where it is none."
-    whole = decode_image(path, size)
     if faces is None:
-        return Framed(whole, f"{why}: the picture is taken as it is")
-    try:
-        pixels = read_picture(path)
-    except ValueError as error:  # more than 8 bits, transparent: not for the crop rule
-        reason = str(error).removeprefix(f"{path}: ")
-        return Framed(whole, f"it cannot be cropped ({reason}): the picture is taken as it is")
+        return Framed(decode_image(path, size), f"{why}: the picture is taken as it is")
+    pixels = read_picture(path)
     found = faces(pixels, str(path))
     choice = choose_face(found, pixels.shape[:2], several="largest")
     if choice.face is None:
-        return Framed(whole, f"{choice.reason}: the picture is taken as it is")
+        return Framed(decode_image(path, size), f"{choice.reason}: the picture is taken as it is")
     crop = face_crop(choice.face, pixels.shape[:2], size)
     which = f"{len(found)} faces found, the largest is" if len(found) > 1 else "one face found and"
     out = f"; {crop.outside:.0%} of the crop lies outside it" if crop.outside > 0.01 else ""

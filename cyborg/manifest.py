@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
 import cyborg
+from .pictures import PictureError, open_picture
 
 # %% ../nbs/00a_manifest.ipynb #6b368430
 class ManifestError(ValueError):
@@ -679,10 +679,10 @@ def _file_traits(
 ) -> _FileTraits:  # text each
     "What is known of an image before its pixels are."
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             size = f"{image.width} x {image.height}"
             return _FileTraits(str(image.format), image.mode, size, str("exif" in image.info))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except PictureError:
         return _FileTraits(*["unreadable"] * 4)
 
 # %% ../nbs/00a_manifest.ipynb #bf7d6002

@@ -23,12 +23,13 @@ from tqdm.auto import tqdm
 
 from .annotation import map_shape
 from .cam import IMAGE_KINDS, MapKind, Which, model_map
-from .crop import Ledger, crop_names, file_stamp, read_picture
+from .crop import Ledger, crop_names, file_stamp
 from .data import normalised, open_cache
 from .evaluation import evaluation_mode
 from .human_study import GRANULARITIES, granular_mask
 from .manifest import Manifest, content_hash, did_you_mean, safe_path, write_manifest
 from .models import Network
+from .pictures import read_picture
 from cyborg.saliency import (
     fixation_map,
     human_map,

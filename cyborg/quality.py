@@ -25,11 +25,11 @@ from cyborg.crop import (
     Ledger,
     file_stamp,
     onnx_network,
-    read_picture,
     resume,
     row_stamp,
 )
 from .manifest import Manifest, content_hash, did_you_mean, safe_path
+from .pictures import read_picture
 
 # %% ../nbs/03a_quality.ipynb #5c3a297a
 HALF_SHARP = 100.0  # grey levels squared

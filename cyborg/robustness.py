@@ -39,6 +39,7 @@ from cyborg.evaluation import (
 )
 from .manifest import Manifest, atomic_path, did_you_mean
 from .models import Output
+from .pictures import read_picture
 from .saliency import cc, is_flat, resize_map, sim
 from .statistics import auc_intervals
 from .training import load_run
@@ -53,7 +54,7 @@ def _through_pillow(
     "Saved and read again by Pillow."
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format, quality=int(level))
-    return np.asarray(Image.open(file).convert("RGB"))
+    return read_picture(file.getvalue())
 
 
 def _through_cv2(

@@ -26,12 +26,12 @@ from cyborg.crop import (
     Ledger,
     crop_names,
     file_stamp,
-    read_picture,
     resume,
     row_stamp,
 )
 from .manifest import Manifest, content_hash, did_you_mean, safe_path
 from .models import load_exactly, read_state_dict
+from .pictures import read_picture
 from .saliency import is_flat, region_map, resize_map, write_map
 
 # %% ../nbs/05b_segmentation.ipynb #770ee065

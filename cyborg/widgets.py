@@ -19,7 +19,7 @@ import ipywidgets
 import numpy as np
 import traitlets
 from fastcore.basics import patch
-from PIL import Image, ImageOps
+from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 import cyborg
@@ -34,20 +34,22 @@ from cyborg.annotation import (
     write_maps,
 )
 from .manifest import Manifest, safe_path
+from .pictures import PictureError, pixels_of, read_picture
 
 # %% ../nbs/13_widgets.ipynb #74a1d3a1
 def picture_url(
     picture: np.ndarray | Image.Image | str | Path,  # (H, W[, 3]) uint8, a picture or its file
 ) -> tuple[str, int, int]:  # data URL, width, height; pixels
-    "A picture as browsers take it, turned upright."
+    "A picture as browsers take it, with the pixels that the network sees."
     if isinstance(picture, str | Path):
-        with Image.open(picture) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    elif not isinstance(picture, Image.Image):
-        picture = Image.fromarray(np.asarray(picture, dtype=np.uint8))
-    code = io.BytesIO()
-    picture.convert("RGB").save(code, "PNG")
-    return "data:image/png;base64," + base64.b64encode(code.getvalue()).decode(), *picture.size
+        pixels = read_picture(picture)
+    elif isinstance(picture, Image.Image):
+        pixels = pixels_of(picture)
+    else:
+        pixels = np.asarray(picture, dtype=np.uint8)
+    code, shown = io.BytesIO(), Image.fromarray(pixels).convert("RGB")
+    shown.save(code, "PNG")
+    return "data:image/png;base64," + base64.b64encode(code.getvalue()).decode(), *shown.size
 
 # %% ../nbs/13_widgets.ipynb #9b347317
 def _static(name: str) -> Path:
@@ -252,7 +254,7 @@ def go_to(
     try:
         how = {"names": [f"{label} image {number + 1}"], "key": image}
         show_picture(self.brush, path, strokes=[saved], **how)
-    except OSError:
+    except (OSError, PictureError):
         self._number = before
         raise
     self.place.value = number + 1

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageFile
 from torchvision import transforms
 
-from cyborg import data
+from cyborg import data, pictures
 from cyborg.data import (
     Batch,
     CacheError,
@@ -166,7 +166,7 @@ def test_scaled_decode_stays_near_the_full_one(tmp_path, side, size):
     Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "a.jpg", quality=92)
     full = Image.open(tmp_path / "a.jpg").resize((size, size), Image.Resampling.BILINEAR)
     drafted = Image.open(tmp_path / "a.jpg")
-    drafted.draft(None, (size * data._MARGIN, size * data._MARGIN))
+    drafted.draft(None, (size * pictures._MARGIN, size * pictures._MARGIN))
     assert drafted.size[0] < side  # or this test would compare nothing
     difference = np.abs(decode_image(tmp_path / "a.jpg", size).astype(int) - np.asarray(full))
     assert difference.mean() < 1 and difference.max() <= 8
@@ -226,7 +226,7 @@ def test_decompression_bombs_are_refused(tmp_path):
 
 def test_huge_files_are_refused_unread(tmp_path, monkeypatch):
     with (tmp_path / "huge.png").open("wb") as file:
-        file.truncate(data.MAX_BYTES + 1)  # sparse
+        file.truncate(pictures.MAX_BYTES + 1)  # sparse
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("was read"))
     with pytest.raises(ImageError, match="at most"):
         decode_image(tmp_path / "huge.png", 8)
@@ -253,7 +253,7 @@ def test_second_start_reads_no_file(images, monkeypatch):
     monkeypatch.setattr(data, "_YOUNG", 0)  # these files were written a moment ago
     first = open_cache(images, 8, images.root / "cache")
     maps = open_maps(images, (4, 4), images.root / "cache")
-    for name in ("content_hash", "_file_bytes", "_decode", "read_map"):
+    for name in ("content_hash", "file_bytes", "decode_square", "read_map"):
         monkeypatch.setattr(data, name, lambda *_: pytest.fail("a file was read"))
     second = open_cache(images, 8, images.root / "cache")
     np.testing.assert_array_equal(second.gather(np.arange(41)), first.gather(np.arange(41)))
@@ -291,7 +291,7 @@ def test_same_bytes_are_kept_once_wherever_they_are(images, monkeypatch):
     other.mkdir()
     for name in images.table["image"]:
         (other / name).write_bytes((images.root / name).read_bytes())
-    monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(data, "decode_square", lambda *_: pytest.fail("decoded again"))
     moved = open_cache(manifest_of(other, list(images.table["image"])), 8, images.root / "cache")
     assert len(moved.pixels) == 41
 
@@ -391,7 +391,7 @@ def test_what_another_process_has_done_is_not_repeated(images, monkeypatch):
         calls.append(count)
         if len(calls) == 2:  # files are read, decoding is about to begin
             open_cache(images, 8, images.root / "cache")
-            monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("decoded again"))
+            monkeypatch.setattr(data, "decode_square", lambda *_: pytest.fail("decoded again"))
         return 0
 
     monkeypatch.setattr(secrets, "randbelow", begin)
@@ -417,7 +417,7 @@ def test_damaged_index_is_told(images):
 def test_full_disk_is_told_before_the_work(images, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(data, "disk_usage", lambda _: Usage(10, 9, 100))
-    monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(data, "decode_square", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(CacheError, match=r"41 images of 8 px need 7,872 bytes, 100 are free"):
         open_cache(images, 8, images.root / "cache")
 

@@ -520,10 +520,11 @@ def test_without_a_usable_face_the_picture_is_taken_as_it_is(tmp_path, faces, to
     assert (found.pixels == 9).all() and found.pixels.shape == (32, 32, 3)
 
 
-def test_a_transparent_picture_is_not_cropped_and_says_why(tmp_path):
-    Image.fromarray(np.full((99, 99, 4), 99, np.uint8)).save(tmp_path / "t.png")
-    found = framed(tmp_path / "t.png", 32, lambda *_: pytest.fail("it was looked at"))
-    assert found.told.startswith("it cannot be cropped (transparent pixels)")
+def test_a_transparent_picture_is_cropped_with_the_pixels_of_training(tmp_path):
+    Image.fromarray(np.zeros((99, 99, 4), np.uint8)).save(tmp_path / "t.png")
+    found = framed(tmp_path / "t.png", 32, lambda *_: [Face(np.array([10.0, 10, 90, 90]))])
+    assert found.told.startswith("one face found and cropped")
+    assert (found.pixels == 128).all()
 
 
 @needs_faces

@@ -191,3 +191,11 @@ def test_light_modules_stay_light():
         "print([name for name in ('torch', 'timm', 'plotly', 'papermill') if name in sys.modules])"
     )
     assert run_python(code, ROOT).strip() == "[]"
+
+
+def test_the_reader_of_pictures_brings_neither_pandas_nor_the_package():
+    code = (
+        "import sys, cyborg.pictures; print(sorted({'torch', 'pandas', 'scipy'} & {*sys.modules}))"
+    )
+    code += "; print([name for name in sys.modules if name.startswith('cyborg.')])"
+    assert run_python(code, ROOT).split("\n")[:2] == ["[]", "['cyborg.pictures']"]

@@ -27,6 +27,7 @@ from cyborg.manifest import (
     validate,
     write_manifest,
 )
+from cyborg.pictures import read_picture
 from cyborg.saliency import fixation_map, region_map, unit_range, write_map
 from cyborg.segmentation import REGIONS, ellipse, face_regions, face_scale
 
@@ -221,7 +222,7 @@ def outer_features(
     middle = (points["left_eye"] + points["right_eye"]) / 4 + points["mouth"] / 2
     around = np.full((BOX_SIDE, BOX_SIDE), 255, np.uint8)
     around[ellipse(middle, (1.15 * face_scale(points),) * 2, np.array([1.0, 0.0]), BOX_SIDE)] = 0
-    grey = np.asarray(Image.open(folder / row.path).convert("L"))
+    grey = np.asarray(Image.fromarray(read_picture(folder / row.path)).convert("L"))
     keys, descriptors = cv2.ORB_create(400, fastThreshold=10).detectAndCompute(grey, around)
     if descriptors is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
@@ -280,7 +281,7 @@ def shared_photographs(
     File names do not tell: equal numbers belong to different people.
     """
     thumbnails = [
-        cv2.resize(cv2.imread(str(folder / path)), (24, 24), interpolation=cv2.INTER_AREA)
+        cv2.resize(read_picture(folder / path)[..., ::-1], (24, 24), interpolation=cv2.INTER_AREA)
         for path in rows.path
     ]
     features = [outer_features(row, folder) for _, row in rows.iterrows()]
@@ -320,8 +321,9 @@ def write_image(
 ) -> None:
     "Reduce an image once with Lanczos and write it as PNG, so that all files are alike in kind."
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(source) as image, atomic_path(target) as temporary:
-        small = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    image = Image.fromarray(read_picture(source))
+    with atomic_path(target) as temporary:
+        small = image.resize((size, size), Image.Resampling.LANCZOS)
         small.save(temporary, format="PNG")
 
 
