@@ -24,7 +24,8 @@ from urllib.parse import unquote, unquote_plus
 import numpy as np
 
 from .manifest import did_you_mean
-from .saliency import MAX_PIXELS, polygon_mask
+from .pictures import MAX_PIXELS
+from .saliency import polygon_mask
 
 # %% ../nbs/11b_formats.ipynb #43a33597
 class AnnotationError(ValueError):

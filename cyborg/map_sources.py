@@ -21,11 +21,13 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .annotation import map_shape
+from .annotation import AnnotationError, map_shape
 from .cam import IMAGE_KINDS, MapKind, Which, model_map
 from .crop import Ledger, crop_names, file_stamp
 from .data import normalised, open_cache
 from .evaluation import evaluation_mode
+from .formats import ImageNames
+from .gaze import count_outside, gaze_unit, in_pixels
 from .human_study import GRANULARITIES, granular_mask
 from .manifest import Manifest, content_hash, did_you_mean, safe_path, write_manifest
 from .models import Network
@@ -386,20 +388,25 @@ def _matches(
     "Which fixations belong to which image: by the table, the path, the file's name or its stem."
     if strange := [name for name in names.values() if name not in set(images)]:
         raise ValueError(f"names leads to {strange[0]!r}, which is no image of the manifest")
-    found = {image: name for name, image in names.items() if name in set(known)}
-    free = set(known) - set(names)
+    by_address, stems = ImageNames(images), {}
     for image in images:
-        path = PurePosixPath(image)
-        fits = [name for name in (image, path.name, path.stem) if name in free]
-        if fits and image not in found:
-            found[image] = fits[0]
-    twice = pd.Series(found, dtype=object).duplicated(keep=False)
-    if twice.any():
-        first, second = twice.index[twice][:2]
-        raise ValueError(f"fixations on {found[first]!r} fit {first} and {second}; give names")
+        stems.setdefault(PurePosixPath(image).stem, []).append(image)
+    found, lost = {}, []
+    for name in known:
+        image = names.get(name) or by_address.find(name)
+        fits = [image] if image else stems.get(name, [])
+        if len(fits) > 1:
+            raise AnnotationError(f"fixations on {name!r} fit {fits[0]} and {fits[1]}; give names")
+        lost += [] if fits else [name]
+        for image in fits:
+            if (before := found.setdefault(image, name)) != name:
+                raise AnnotationError(f"{before!r} and {name!r} both fit {image}; give names")
     if not found:
         came = f"{sorted(known)[:2]}, images are {list(images)[:2]}"
         raise ValueError(f"no fixations fit an image of the manifest: fixations are on {came}")
+    if lost:
+        text = f"fixations on {len(lost)} of {len(known)} pictures fit no image of the manifest"
+        warnings.warn(f"{text} and are left out (first {lost[0]!r})", stacklevel=3)
     return found
 
 
@@ -419,12 +426,18 @@ def gaze_maps(
     timed: bool = True,  # weigh a fixation by its duration
     names: Mapping[str, str] | None = None,  # fixations' name of a picture -> the manifest's
     batch_size: int = 256,  # images at a time
+    unit: str = "",  # of x and y: pixels or share; "": as they were read, or evident
 ) -> MapSource:
     "Recorded gaze as a source of maps."
     if lacking := {"image", "x", "y", "duration"} - set(fixations):
         raise ValueError(f"fixations lacks the columns {sorted(lacking)}, got {list(fixations)}")
+    unit = gaze_unit(
+        *fixations[["x", "y"]].to_numpy(float).T, unit or fixations.attrs.get("unit", "")
+    )
     groups = dict(list(fixations.groupby(fixations["image"].astype(str))))
     found = _matches(manifest.table["image"].unique(), [*groups], names or {})
+
+    missed: list[tuple[int, int]] = []  # fixations of a picture, and those outside
 
     def one(image: str, root: Path) -> np.ndarray | str:
         if image not in found:
@@ -433,16 +446,25 @@ def gaze_maps(
             size = read_picture(safe_path(root, image)).shape[:2]
         except ValueError as error:
             return str(error)
-        rows, shape = groups[found[image]], frame or size
+        shape = frame or size
         if not _same_shape(size, shape):
             return f"its height and width {size} have not the proportions of the frame {shape}"
+        rows = in_pixels(groups[found[image]], shape, unit)
+        missed.append((len(rows), count_outside(rows, shape)))
         times = rows["duration"].to_numpy(float) if timed else None
         map = fixation_map(rows["x"].to_numpy(), rows["y"].to_numpy(), shape, sigma, times)
         return map if map.any() else f"none of its {len(rows)} fixations lies inside"
 
     def maps(part: Manifest) -> list[np.ndarray | str]:
-        return [one(image, part.root) for image in part.table["image"]]
+        missed.clear()
+        drawn = [one(image, part.root) for image in part.table["image"]]
+        total, outside = (sum(own) for own in zip(*missed, strict=True)) if missed else (0, 0)
+        if outside:
+            text = f"{outside} of {total} fixations lie outside their pictures and are left out"
+            warnings.warn(text, stacklevel=3)
+        return drawn
 
     digest = hashlib.sha256(fixations.to_csv(index=False).encode()).hexdigest()
     settings = {"fixations": digest, "sigma": sigma, "frame": frame, "timed": timed}
+    settings |= {"unit": unit} if unit == "share" else {}
     return MapSource("gaze", settings | {"names": names}, maps, batch_size)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'NPZ_ERRORS', 'CONTROL_KINDS', 'is_flat', 'unit_range', 'human_map', 'stroke_mask', 'fixation_map',
-           'degrees_to_pixels', 'region_map', 'resize_map', 'read_map', 'write_map', 'RunningMean', 'cc', 'sim', 'kl',
-           'nss', 'auc_judd', 'iou_top', 'pointing_game', 'agreement', 'control_maps']
+           'degrees_to_pixels', 'polygon_mask', 'region_map', 'resize_map', 'read_map', 'write_map', 'RunningMean',
+           'cc', 'sim', 'kl', 'nss', 'auc_judd', 'iou_top', 'pointing_game', 'agreement', 'control_maps']
 
 # %% ../nbs/01_saliency.ipynb #cbfd18c4
 import struct
@@ -241,6 +241,25 @@ def _polygon_mask(
     return np.cumsum(changes, axis=1)[:, :width] % 2 == 1
 
 
+def polygon_mask(
+    points: np.ndarray,  # (P, 2) x, y in pixels from the outer corner; closed by itself
+    shape: tuple[int, int],  # (H, W)
+) -> np.ndarray:  # (H, W) bool
+    "Pixels whose centre lies in a polygon, even-odd rule; ValueError on NaN or points far outside."
+    points, limit = np.asarray(points, dtype=np.float64), 10 * max(shape)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
+        raise ValueError(f"polygon has shape {points.shape}, expected (P, 2) with P >= 3")
+    if not (np.abs(points) <= limit).all():
+        raise ValueError(f"polygon has a point that is NaN or more than {limit} pixels away")
+    # a per cent of a side and back moves a point by 1e-12: no other pixel may be covered for it
+    points, rows = np.round(points, 9), max(1, 20_000_000 // len(points))
+    moved = [
+        _polygon_mask(points - [0, top], (min(rows, shape[0] - top), shape[1]))
+        for top in range(0, shape[0], rows)
+    ]
+    return np.concatenate(moved)
+
+# %% ../nbs/01_saliency.ipynb #7a1c9e20
 def _region_mask(
     region: np.ndarray,  # (H, W) bool, (4,) box x0, y0, x1, y1 or (P, 2) polygon
     shape: tuple[int, int],  # (H, W)
@@ -253,9 +272,9 @@ def _region_mask(
     number = region.dtype.kind in "iuf" and np.isfinite(region).all()
     if number and region.shape == (4,) and (region[:2] < region[2:]).all():
         x0, y0, x1, y1 = region
-        return _polygon_mask(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float), shape)
+        return polygon_mask(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float), shape)
     if number and region.ndim == 2 and region.shape[1] == 2 and len(region) >= 3:
-        return _polygon_mask(region.astype(np.float64), shape)
+        return polygon_mask(region.astype(np.float64), shape)
     raise ValueError(
         f"region {name!r} is {region.dtype} of shape {region.shape}, expected a bool mask {shape}, "
         "a box x0 < x1, y0 < y1 as (x0, y0, x1, y1), or a polygon (P, 2) with P >= 3"
