@@ -27,6 +27,7 @@ from cyborg.scorers import (
     DeepfakeDetector,
     Preprocessing,
     Scorer,
+    check_entry,
     deepfake_scorer,
     ensemble_table,
     fuse_into,
@@ -611,7 +612,7 @@ def declared(tmp_path_factory):
         for name, lower in (("upper", False), ("lower", True)):
             torch.jit.save(torch.jit.script(Contrast(lower)), folder / f"{name}.pt")
     onnx_file(folder / "mean.onnx", (1, 3, 8, 8), (1, 1, 1, 1), b"ReduceMean")
-    scripted = {"kind": "torchscript", "size": 32, "trusted": True}
+    scripted = {"kind": "torchscript", "size": 32}
     entries = {name: scripted | {"path": f"{name}.pt"} for name in ("upper", "lower")}
     entries["mean"] = {"kind": "onnx", "path": "mean.onnx", "size": 8, "seen": ["iris"]}
     entries["all"] = {"fusion": ["upper", "lower", "mean"]}
@@ -621,10 +622,10 @@ def declared(tmp_path_factory):
 def test_frozen_systems_from_files_to_tables(demo, declared, tmp_path):
     here, entries = declared
     home = tmp_path / FROZEN / "demo"
-    paths = score_frozen(entries, demo, home, here)
+    paths = score_frozen(entries, demo, home, here, trusted=True)
     assert [path.parent.name for path in paths[-2:]] == ["halves", "all"]  # after their members
     stamps = [path.stat().st_mtime_ns for path in paths]
-    assert [p.stat().st_mtime_ns for p in score_frozen(entries, demo, home, here)] == stamps
+    assert [p.stat().st_mtime_ns for p in score_frozen(entries, demo, home, here, True)] == stamps
     tables = {name: read_predictions(home / name) for name in entries}
     odds = {n: (t["logit_1"] - t["logit_0"]).to_numpy(float) for n, t in tables.items()}
     wanted = [sum(odds[n][i] for n in ("upper", "lower", "mean")) / 3 for i in range(len(odds))]
@@ -701,3 +702,40 @@ def test_a_fusion_wants_members_of_the_same_images(demo, tmp_path):
 def test_a_declaration_that_does_not_fit_is_refused(entry, text):
     with pytest.raises(ValueError, match=text):
         make_scorer(entry)
+
+
+@pytest.mark.parametrize(
+    "entry, text",
+    [
+        ({"path": 5}, r"path is 5 .int., expected text"),
+        ({"path": ""}, "path is '' .str., expected text"),
+        ({"path": "~no such user/x"}, "path is '~no such user/x'"),
+        ({"path": "absent.onnx"}, "there is no weights file or folder .*absent.onnx"),
+        ({"size": True}, "size is True .bool., expected a whole number"),
+        ({"mean": [0.5, "x", 0.5]}, "mean is .* expected three numbers"),
+        ({"colours": 3}, "colours is 3"),
+    ],
+)
+def test_settings_of_a_scorer_are_checked_before_a_file_is_opened(entry, text, tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"")
+    whole = {"kind": "onnx", "path": "x.onnx", "size": 8}
+    check_entry(whole, tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        check_entry(whole | entry, tmp_path)
+
+
+def test_trust_is_never_taken_from_the_file_that_wants_it(declared, demo, tmp_path, monkeypatch):
+    here, entries = declared
+    wanting = entries["upper"] | {"trusted": True}
+    with pytest.raises(ValueError, match="stands in the file that wants .*cyborg-study --trust"):
+        make_scorer(wanting, here, trusted=True)
+    with pytest.raises(ValueError, match="upper.pt was not opened: .*CYBORG_TRUST=1"):
+        make_scorer(entries["upper"], here)
+    with pytest.raises(ValueError, match="was not opened"):
+        make_scorer(entries["upper"], here, trusted="false")
+    assert make_scorer(entries["upper"], here, trusted=True).size == 32
+    monkeypatch.setenv("CYBORG_TRUST", "0")
+    with pytest.raises(ValueError, match="was not opened"):
+        make_scorer(entries["upper"], here)
+    monkeypatch.setenv("CYBORG_TRUST", "1")
+    assert make_scorer(entries["upper"], here).size == 32
