@@ -71,7 +71,7 @@ from cyborg.measures import (
     scenario_intervals,
     study_annotators,
 )
-from .models import Network, NetworkError
+from .models import Network, NetworkError, WeightsError
 from cyborg.runner import (
     OUTCOME,
     REPORT,
@@ -80,7 +80,7 @@ from cyborg.runner import (
     run_state,
     write_outcome,
 )
-from .scorers import FROZEN, make_scorer, score_frozen
+from .scorers import FROZEN, TRUST, check_entry, is_trusted, make_scorer, score_frozen
 from cyborg.training import (
     PRESETS,
     SETTINGS,
@@ -214,9 +214,8 @@ class _Loader(yaml.SafeLoader):
     "YAML in which a key stands once and 1e-6 is a number."
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
             raise StudyError(
                 f"{twice[0]!r} stands twice, line {node.start_mark.line + 1} and below"
             )
@@ -241,6 +240,39 @@ _DECIDED = {
     "seed": "seeds",
 }
 
+# %% ../nbs/10_study.ipynb #1803e563
+_MOST = 100_000  # values in a study file, each place of an anchor counting
+
+
+def _parsed(
+    content: bytes,  # UTF-8, or UTF-16 with its mark
+) -> Any:
+    "What a study file says; StudyError where it is no YAML."
+    try:
+        found = yaml.load(content, _Loader)
+    except yaml.reader.ReaderError as error:
+        line = content[: error.position].count(b"\n") + 1
+        told = f"{error.reason} near line {line}; save it as UTF-8"
+        raise StudyError(f"is no text that YAML allows: {told}") from error
+    except yaml.YAMLError as error:
+        raise StudyError(f"is no YAML: {' '.join(str(error).split())}") from error
+    except StudyError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a date, a number
+        raise StudyError(f"has a value that YAML cannot read: {error}") from error
+    except RecursionError as error:
+        raise StudyError("is nested too deep") from error
+    left, count = [found], 0
+    while left:
+        value, count = left.pop(), count + 1
+        if isinstance(value, dict | list):
+            left += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise StudyError(f"holds a number of {value.bit_length():,} bits")
+        if count > _MOST:
+            raise StudyError(f"holds more than {_MOST:,} values, or one within itself")
+    return found
+
 # %% ../nbs/10_study.ipynb #458e1a21
 def _known(
     what: str,  # "key" or the like
@@ -251,7 +283,7 @@ def _known(
     for name in given:
         if name not in known:
             hint = did_you_mean(str(name), known) or f"; known are {', '.join(known)}"
-            raise StudyError(f"there is no {what} {name!r}{hint}")
+            raise StudyError(f"there is no {what} {name!r:.80}{hint}")
 
 
 def _a(
@@ -262,13 +294,40 @@ def _a(
 ) -> Any:  # value
     "Refuse a value of another type."
     if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
-        raise StudyError(f"{what} is {value!r} ({type(value).__name__}), expected {wanted}")
+        came = f"{value!r:.80} ({type(value).__name__})"
+        raise StudyError(f"{what} is {came}, expected {wanted}")
     return value
 
+
+def _name(
+    value: Any,
+    what: str,  # that it is the name of
+) -> str:
+    "Refuse a name that YAML has read as something else."
+    return _a(value, str, what, "a name; in quotes where it looks like a number, yes, no, on, off")
+
+
+def _path(
+    value: Any,
+    here: Path,  # folder of the study file
+    what: str,  # where it stands
+) -> str:
+    "An absolute path, from the study file on."
+    _a(value, str, what, "a path")
+    try:
+        return str((here / Path(value).expanduser()).resolve())
+    except (RuntimeError, OSError, ValueError) as error:  # ~somebody; too long; a NUL byte
+        raise StudyError(f"{what} is {value!r:.80}, which is no path: {error}") from error
+
 # %% ../nbs/10_study.ipynb #bf06c8f7
+_MOST_SEEDS = 1000
+
+
 def _read_seeds(value: Any) -> tuple[int, ...]:
     "A number of seeds, or the seeds."
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        if value > _MOST_SEEDS:
+            raise StudyError(f"seeds is {value}, expected at most {_MOST_SEEDS:,}, or a list")
         return tuple(range(value))
     for seed in _a(value, list, "seeds", "a number above 0 or a list of seeds"):
         if _a(seed, int, "a seed", "a whole number") < 0:
@@ -279,7 +338,7 @@ def _read_seeds(value: Any) -> tuple[int, ...]:
 def _read_networks(value: Any, what: str = "networks") -> tuple[str, ...]:
     "A list of names."
     for name in _a(value, list, what, "a list of names"):
-        _a(name, str, "a network", "a name")
+        _name(name, "a network")
     return tuple(value)
 
 
@@ -289,31 +348,49 @@ def _read_data(
 ) -> dict[str, dict[str, str]]:
     "Manifests by name, each a path or a mapping with `manifest` and `root`."
     found = {}
-    for name, entry in _a(value or {}, dict, "data", "manifests by name").items():
+    for name, entry in _a(
+        {} if value is None else value, dict, "data", "manifests by name"
+    ).items():
+        _name(name, "the name of some data")
         entry = {"manifest": entry} if isinstance(entry, str) else entry
         _a(entry, dict, f"data {name}", "a manifest, or a mapping with manifest and root")
         _known(f"key of data {name}", entry, ("manifest", "root"))
         if "manifest" not in entry:
             raise StudyError(f"data {name} has no manifest")
-        places = {k: _a(v, str, f"data {name}: {k}", "a path") for k, v in entry.items()}
-        found[str(name)] = {
-            k: str((here / Path(v).expanduser()).resolve()) for k, v in places.items()
-        }
+        found[name] = {k: _path(v, here, f"data {name}: {k}") for k, v in entry.items()}
     return found
 
 # %% ../nbs/10_study.ipynb #ed2fd373
 def _with_places(
     settings: dict[str, Any],
     here: Path,  # folder of the study file
+    where: str,  # they stand
 ) -> dict[str, Any]:
-    "Settings whose files are named from the study file on."
+    "Settings whose files are named from the study file on; one without a value is refused."
+    if empty := [name for name, value in settings.items() if value is None]:
+        raise StudyError(f"{where}: {empty[0]!r} has no value")
     words = ("", "imagenet", "none", "package")
     files = {
-        name: str((here / Path(settings[name]).expanduser()).resolve())
+        name: _path(settings[name], here, f"{where}: {name}")
         for name in ("weights", "templates")
         if isinstance(settings.get(name), str) and settings[name] not in words
     }
     return {**settings, **files}
+
+
+def _check_of_grid(name: str, scenario: dict[str, Any]) -> None:
+    "Refuse keys of `_OF_GRID` that are of another type."
+    _read_networks(scenario.get("networks", ["any"]), f"networks of scenario {name}")
+    for key in ("map_column", "preset"):
+        if key in scenario:
+            _name(scenario[key], f"{key} of scenario {name}")
+    data = scenario.get("data", {})
+    if not isinstance(data, dict):
+        _name(data, f"data of scenario {name}")
+        return
+    for key, value in data.items():
+        _name(key, f"data of scenario {name}")
+        _name(value, f"data of scenario {name}: {key}")
 
 
 def _read_scenarios(value: Any, here: Path) -> dict[str, dict[str, Any]]:
@@ -324,15 +401,17 @@ def _read_scenarios(value: Any, here: Path) -> dict[str, dict[str, Any]]:
         entries = [*entries, *pair]
     found = {}
     for name, settings in entries:
-        _a(name, str, "a scenario", "a name")
-        settings = _a(settings or {}, dict, f"scenario {name}", "settings by name")
+        _name(name, "a scenario")
+        settings = {} if settings is None else settings
+        _a(settings, dict, f"scenario {name}", "settings by name")
         if not settings:
             _known("scenario", [name], tuple(SCENARIOS))
         if name in found:
             raise StudyError(f"scenarios lists {name!r} twice")
         _known(f"setting of scenario {name}:", settings, (*SETTINGS, *_OF_GRID))
-        found[name] = _with_places({**SCENARIOS.get(name, {}), **settings}, here)
-        _read_networks(found[name].get("networks", ["any"]), f"networks of scenario {name}")
+        whole = {**SCENARIOS.get(name, {}), **settings}
+        found[name] = _with_places(whole, here, f"scenario {name}")
+        _check_of_grid(name, found[name])
         _known("preset", [found[name].get("preset", "quick")], tuple(PRESETS))
     return found
 
@@ -340,19 +419,38 @@ def _read_scenarios(value: Any, here: Path) -> dict[str, dict[str, Any]]:
 def _read_frozen_entries(value: Any, here: Path) -> dict[str, dict[str, dict[str, Any]]]:
     "Systems that are only tested, by data and name; paths start from the study file."
     found = {}
-    for data, systems in _a(value or {}, dict, "frozen", "systems by data").items():
-        found[data] = {}
-        for name, entry in _a(systems, dict, f"frozen {data}", "systems by name").items():
-            _a(entry, dict, f"frozen {data}: {name}", "kind and path, or fusion")
-            paths = {
-                key: str((here / Path(entry[key]).expanduser()).resolve())
-                for key in ("path", "templates")
-                if isinstance(entry.get(key), str) and entry[key] and not entry.get("revision")
-            }
-            found[data][name] = {**entry, **paths}
+    value = {} if value is None else value
+    for data, systems in _a(value, dict, "frozen", "systems by data").items():
+        found[_name(data, "data of frozen")] = {}
+        for name in _a(systems, dict, f"frozen {data}", "systems by name"):
+            _name(name, f"a system of frozen {data}")
+        for name, entry in systems.items():
+            where = f"frozen {data}: {name}"
+            _a(entry, dict, where, "kind and path, or fusion")
+            found[data][name] = _frozen_entry(entry, here, where)
             for member in entry.get("fusion", ()):
                 _known(f"member of {name}:", [member], tuple(n for n in systems if n != name))
     return found
+
+
+def _frozen_entry(entry: dict[str, Any], here: Path, where: str) -> dict[str, Any]:
+    "One of them, its names checked."
+    for key in entry:
+        _name(key, f"{where}: a setting")
+    if "trusted" in entry:
+        raise StudyError(
+            f"{where}: trusted stands in the file that wants to be trusted, where it says nothing. "
+            f"If you trust its origin, give cyborg-study --trust, or {TRUST}=1 in the environment"
+        )
+    for key in ("fusion", "seen"):
+        for name in _a(entry.get(key, ["any"]), list, f"{where}: {key}", "a list of names"):
+            _name(name, f"{where}: {key}")
+    paths = {
+        key: _path(entry[key], here, f"{where}: {key}")
+        for key in ("path", "templates")
+        if key in entry and entry[key] != "" and not entry.get("revision")
+    }
+    return {**entry, **paths}
 
 # %% ../nbs/10_study.ipynb #0d1df538
 def make_study(
@@ -365,7 +463,8 @@ def make_study(
     if missing := [key for key in _NEEDED if key not in content]:
         raise StudyError(f"{' and '.join(missing)} missing; a study needs {', '.join(_NEEDED)}")
     here = Path(here).resolve()
-    settings = _a(content.get("settings") or {}, dict, "settings", "settings by name")
+    settings = content.get("settings")
+    settings = _a({} if settings is None else settings, dict, "settings", "settings by name")
     study = Study(
         name=_a(content["name"], str, "name", "a plain folder name"),
         networks=_read_networks(content["networks"]),
@@ -373,7 +472,7 @@ def make_study(
         seeds=_read_seeds(content["seeds"]),
         preset=_a(content.get("preset", "quick"), str, "preset", "a name"),
         data=_read_data(content.get("data"), here),
-        settings=_with_places(settings, here),
+        settings=_with_places(settings, here, "settings"),
         least_maps=_a(content.get("least_maps", 0.9), (int, float), "least_maps", "0 to 1"),
         robustness=_a(content.get("robustness", 0), int, "robustness", "a number of images"),
         frozen=_read_frozen_entries(content.get("frozen"), here),
@@ -414,15 +513,14 @@ def read_study(
     "Read a study file; StudyError with the file's name for anything wrong in it."
     path = Path(path).expanduser()
     try:
-        content = yaml.load(path.read_text(), _Loader)
-        study = make_study(content, path.resolve().parent, runs)
+        study = make_study(_parsed(path.read_bytes()), path.resolve().parent, runs)
         study_runs(study)
     except FileNotFoundError as error:
         near = sorted(str(p) for p in path.parent.glob("*.yaml"))
         there = f"; there are {', '.join(near)}" if near else ""
         raise StudyError(f"there is no study file {path}{there}") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}") from error
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error
     return study
@@ -524,17 +622,15 @@ def _check_networks(runs: Sequence[StudyRun]) -> None:
     "Refuse networks that timm lacks or that have no class activation map, and missing weights."
     tried = set()
     for config in (run.config for run in runs):
-        names = ("arch", "size", "output_stride", "one_logit", "attention")
-        if (shape := tuple(getattr(config, name) for name in names)) not in tried:
-            build_network(config, 2, "none")
-        tried.add(shape)
-        if (
-            config.weights not in ("imagenet", "none", "package")
-            and not Path(config.weights).is_file()
-        ):
+        named = config.weights in ("imagenet", "none", "package")  # fetched by the runs
+        if not named and not Path(config.weights).is_file():
             raise StudyError(
                 f"weights is {config.weights!r}, expected imagenet, none, package, or a file's path"
             )
+        names = ("arch", "size", "output_stride", "one_logit", "attention", "weights")
+        if (shape := tuple(getattr(config, name) for name in names)) not in tried:
+            build_network(config, 2, "none" if named else None)
+        tried.add(shape)
 
 
 def _study_manifests(
@@ -661,18 +757,34 @@ def _differing(
     return differing(record, {"settings": wanted, "provenance": {"manifest_digest": digest}})
 
 # %% ../nbs/10_study.ipynb #8116fd1d
-def _check_frozen(name: str, entry: Mapping[str, Any]) -> None:
+_PROGRAMS = ("onnx", "torchscript")  # of strangers: a dry run does not open them
+
+
+def _check_frozen(
+    name: str,
+    entry: Mapping[str, Any],
+    trusted: bool,  # see `cyborg.scorers.is_trusted`
+    dry: bool,  # open no file that runs code or a network of its own
+) -> str:  # a warning, or nothing
     "Open a frozen system, so that what is wrong with it shows before anything runs."
     if "fusion" in entry:
-        return
+        return ""
+    given = {key: value for key, value in entry.items() if key != "seen"}
     try:
-        make_scorer({key: value for key, value in entry.items() if key != "seen"})
+        check_entry(given)
+        if not (dry and given["kind"] in _PROGRAMS):
+            make_scorer(given, trusted=trusted)
+            return ""
     except (ValueError, OSError) as error:
         raise StudyError(f"frozen system {name}: {error}") from error
+    told = f"frozen system {name} was not opened for a dry run ({given['path']})"
+    lacking = given["kind"] == "torchscript" and not is_trusted(trusted)
+    return told + ("; opening it runs code, which needs --trust" if lacking else "")
 
 
 def score_systems(
     study: Study,
+    trusted: bool = False,  # whether their files may run code, see `cyborg.scorers.is_trusted`
 ) -> list[Path]:  # their predictions
     "Score the frozen systems of a study on its images, or go on with it."
     paths = []
@@ -680,7 +792,7 @@ def score_systems(
         places = _places(study, data)
         manifest = read_manifest(places["manifest"], places.get("root"))
         try:
-            paths += score_frozen(systems, manifest, study.folder / FROZEN / data)
+            paths += score_frozen(systems, manifest, study.folder / FROZEN / data, trusted=trusted)
         except ValueError as error:
             raise StudyError(f"frozen systems of {data}: {error}") from error
     return paths
@@ -702,14 +814,16 @@ def _code_warning(
 # %% ../nbs/10_study.ipynb #3db23411
 def check_study(
     study: Study,
+    trusted: bool = False,  # whether frozen systems may run code, see `cyborg.scorers.is_trusted`
+    dry: bool = False,  # open no file that runs code or a network of its own
 ) -> list[str]:  # warnings
     "Check all that a study needs, before anything runs; what is wrong is raised."
     runs = study_runs(study)
     _check_earlier(study)
     _check_networks(runs)
     manifests = _study_manifests(study, runs)
-    for name, entry in (pair for systems in study.frozen.values() for pair in systems.items()):
-        _check_frozen(name, entry)
+    frozen = (pair for systems in study.frozen.values() for pair in systems.items())
+    unopened = [_check_frozen(name, entry, trusted, dry) for name, entry in frozen]
     warnings = [found.text for manifest in manifests.values() for found in validate(manifest)]
     digests = {path: manifest.digest for path, manifest in manifests.items()}
     seen = set()
@@ -724,7 +838,7 @@ def check_study(
                 f"{run.config.folder} holds a run with other settings ({'; '.join(told)}); "
                 "give this study another name, or remove that folder"
             )
-    warnings.append(_code_warning(runs))
+    warnings += [_code_warning(runs), *unopened]
     return [text for text in dict.fromkeys(warnings) if text]
 
 # %% ../nbs/10_study.ipynb #7471c8de
@@ -1033,10 +1147,11 @@ def run_study(
     notebook: str | Path = NOTEBOOK,  # that makes a run
     every: float = 20.0,  # seconds between two progress lines
     tell: Callable[[str], None] | None = None,  # None: print, flushed
+    trusted: bool = False,  # whether frozen systems may run code, see `cyborg.scorers.is_trusted`
 ) -> pd.DataFrame:  # of `plan`, as it stands at the end
     "Run what is not finished; a run that fails does not stop the others. Starting again goes on."
     tell = tell or partial(print, flush=True)
-    for text in check_study(study):
+    for text in check_study(study, trusted):
         tell(f"warning: {text}")
     runs, table = study_runs(study), plan(study)
     weights = np.ones(len(runs)) if weights is None else np.asarray(weights, float)
@@ -1366,6 +1481,9 @@ def audit_data(
     return folders
 
 # %% ../nbs/10_study.ipynb #86ff7af3
+_TOLD = (StudyError, ManifestError, NetworkError, WeightsError, SettingsError)  # in words
+
+
 @call_parse
 def main(
     file: Param("study file", str),
@@ -1375,6 +1493,9 @@ def main(
     dry_run: Param("show the grid and the time it will take, run nothing", store_true) = False,
     only_collect: Param("run nothing, collect what is finished", store_true) = False,
     no_audit: Param("leave the audit of the images out", store_true) = False,
+    trust: Param(
+        "open files of the study that run code (torchscript): you trust their origin", store_true
+    ) = False,
     mixed: Param(
         "pool runs that differ in code, data or settings, and mark them", store_true
     ) = False,
@@ -1384,17 +1505,18 @@ def main(
         study = read_study(file)
         print(overview(plan(study)).to_string())
         if not only_collect:
-            seconds = _announced(study, workers, threads, dry_run)
+            seconds = _announced(study, workers, threads, dry_run, trust)
         if dry_run:
             return
         if not only_collect:
-            run_study(study, scheduler or None, workers, threads, seconds)
+            run_study(study, scheduler or None, workers, threads, seconds, trusted=trust)
         collected = collect(study, mixed)
         if not no_audit:
             audit_data(study, partial(print, flush=True))
         if not only_collect:
-            score_systems(study)  # last: what is wrong with a system of others costs no table
-    except (StudyError, ManifestError, NetworkError, SettingsError, OSError) as error:
+            # last: what is wrong with a system of others costs no table
+            score_systems(study, trust)
+    except (*_TOLD, OSError) as error:
         raise SystemExit(f"cyborg-study: {error}") from error
     print(summary(collected.measures).to_string())
     print(*collected.problems, sep="\n")
@@ -1407,14 +1529,15 @@ def _announced(
     study: Study,
     workers: int,
     threads: int,
-    all_told: bool,  # print warnings, too
+    dry: bool,  # print warnings, too, and open no file that runs code
+    trusted: bool,  # whether frozen systems may run code
 ) -> pd.Series:  # seconds of each run
     "Check a study and print how long it will take."
-    warnings, seconds = check_study(study), estimate(study, threads or 1)
+    warnings, seconds = check_study(study, trusted, dry), estimate(study, threads or 1)
     todo = seconds[plan(study)["state"] != "finished"].sum()
     slots = workers or len(visible_gpus()) or max(1, usable_cores() // (threads or 1))
     words = f"about {span(todo / slots)}, {slots} at a time"
     print(f"{len(seconds)} runs in {study.folder}; {words}", flush=True)
-    for text in warnings if all_told else ():
+    for text in warnings if dry else ():
         print(f"warning: {text}")
     return seconds

@@ -174,14 +174,14 @@ _RANGES: dict[str, tuple[Callable, str]] = {
     "blur_jpeg": (lambda v: 0 <= v <= 1, "a probability from 0 to 1"),
     "epochs": (lambda v: v >= 1, "at least 1"),
     "batch_size": (lambda v: v >= 2, "at least 2, because batch norm needs two images"),
-    "lr": (lambda v: 0 < v < np.inf, "above 0"),
+    "lr": (lambda v: 0 < v < np.inf, "a finite number above 0"),
     "lr_step": (lambda v: v >= 1, "at least 1"),
     "size": (lambda v: v >= 0, "at least 0"),
     "workers": (lambda v: v >= 0, "at least 0"),
     "seed": (lambda v: v >= 0, "at least 0"),
     "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "lr_gamma": (lambda v: 0 < v <= 1, "above 0, at most 1"),
-    "weight_decay": (lambda v: v >= 0, "at least 0"),
+    "weight_decay": (lambda v: 0 <= v < np.inf, "a finite number of at least 0"),
     "name": (lambda v: Path(v).name == v, "a plain folder name"),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {

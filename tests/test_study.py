@@ -1,5 +1,7 @@
 """The study: bad files refused by name, killed workers lose nothing, unlike runs not pooled."""
 
+import copy
+import inspect
 import json
 import os
 import re
@@ -7,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 
 import nbformat
@@ -23,10 +27,10 @@ import yaml
 from scipy.special import expit
 from test_training import write_faces
 
-from cyborg import measures
+from cyborg import measures, scorers
 from cyborg.audit import read_audit
 from cyborg.evaluation import METRICS, read_predictions
-from cyborg.models import make_network
+from cyborg.models import WeightsError, make_network
 from cyborg.runner import LOG, REPORT, Outcome, run_state
 from cyborg.study import (
     NOTEBOOK,
@@ -197,6 +201,107 @@ def test_a_bad_text_is_refused(text, message, tmp_path):
         read_study(tmp_path / "bad.yaml")
 
 
+BAD_BYTES = {
+    "latin-1": ("# für\n".encode("latin-1"), "near line 5; save it as UTF-8"),
+    "nul": (b"x: \0\n", "near line 5"),
+    "tab": (b"settings:\n\tlr: 1\n", "is no YAML"),
+    "date": (b"settings: {lr: 2024-13-45}\n", "value that YAML cannot read"),
+    "digits": (b"settings: {lr: " + b"9" * 5000 + b"}\n", "value that YAML cannot read"),
+    "bits": (b"settings: {lr: 0x" + b"f" * 5000 + b"}\n", "a number of 20,000 bits"),
+    "python": (b"settings: !!python/object/apply:os.getcwd []\n", "is no YAML"),
+    "empty int": (b"settings: {lr: !!int ''}\n", "value that YAML cannot read"),
+    "within itself": (b"settings: &s {lr: *s}\n", "within itself"),
+    "deep": (b"settings: " + b"[" * 5000, "is nested too deep"),
+    "laughs": (
+        b"a: &a [1,1,1,1,1,1,1,1,1]\n"
+        + b"".join(
+            b"%c: &%c [%s]\n" % (n, n, b",".join([b"*%c" % (n - 1)] * 9)) for n in b"bcdefgh"
+        ),
+        "more than 100,000 values",
+    ),
+    "key twice": (b"settings: {lr: 0.1, size: 64, lr: 0.2}\n", "'lr' stands twice, line 5"),
+    "key of keys": (b"settings: {[a]: 1}\n", "is no YAML"),
+    "no value": (b"settings: {lr: }\n", "settings: 'lr' has no value"),
+    "norway": (
+        b"data: {no: m.csv}\n",
+        "the name of some data is False (bool), expected a name",
+    ),
+    "number": (b"frozen: {demo: {007: {kind: onnx}}}\n", "a system of frozen demo is 7 (int)"),
+    "seeds": (b"seeds: 1000000000000\n", "stands twice"),
+    "home": (b"data: {a: ~no such user/m.csv}\n", "data a: manifest is"),
+    "trust": (
+        b"frozen: {demo: {a: {kind: torchscript, path: x, trusted: true}}}\n",
+        "frozen demo: a: trusted stands in the file that wants to be trusted",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BYTES)
+def test_bytes_that_make_no_study_are_refused_with_path_and_place(case, tmp_path):
+    content, message = BAD_BYTES[case]
+    path = tmp_path / "s.yaml"
+    path.write_bytes(b"name: a\nnetworks: [test_resnet]\nscenarios: [cyborg]\nseeds: 1\n" + content)
+    with pytest.raises(StudyError) as caught:
+        read_study(path)
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_study_file_may_have_a_mark_of_its_encoding(encoding, content, tmp_path):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content), encoding=encoding)
+    assert read_study(tmp_path / "s.yaml") == make_study(content, tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_study_file_is_named(tmp_path):
+    with pytest.raises(StudyError, match=f"{tmp_path} cannot be read: Is a directory"):
+        read_study(tmp_path)
+
+
+def test_any_value_at_any_place_makes_a_study_or_is_refused(content, tmp_path):
+    """Each node replaced by each kind of value: the faults that nobody has listed."""
+    content["scenarios"] = [{"cyborg": {"lr": 0.1, "networks": ["test_resnet"]}}, "classical"]
+    content["scenarios"] += [{"large": {"data": {"faces": "large"}, "map_column": "m"}}]
+    content["data"] |= {"large": str(tmp_path / "m.csv")}
+    content |= {"least_maps": 0.5, "robustness": 3, "preset": "quick"}
+    system = {"kind": "onnx", "path": "x.onnx", "size": 8, "seen": ["gan"]}
+    content["frozen"] = {"faces": {"a": system, "b": {"fusion": ["a"]}}}
+    values = [
+        None,
+        True,
+        0,
+        -1,
+        2.5,
+        float("nan"),
+        10**30,
+        "",
+        "x",
+        "\0",
+        "~nobody at all/x",
+        "a/../b",
+    ]
+    values += [[], [1], [[]], [None], {}, {"a": 1}, {1: 2}, {"a": {"a": []}}, b"x", {"x": None}]
+
+    def places(node, path=()):
+        yield path
+        inner = enumerate(node) if isinstance(node, list) else getattr(node, "items", tuple)()
+        for key, value in inner:
+            yield from places(value, (*path, key))
+
+    study_runs(make_study(content, tmp_path))
+    for path in list(places(content))[1:]:
+        for value in values:
+            for as_key in (False, True):
+                whole = copy.deepcopy(content)
+                parent = reduce(lambda node, key: node[key], path[:-1], whole)
+                if not as_key:
+                    parent[path[-1]] = value
+                elif isinstance(parent, dict) and not isinstance(value, list | dict):
+                    parent[value] = parent.pop(path[-1])
+                with suppress(StudyError):
+                    study_runs(make_study(whole, tmp_path))
+
+
 def test_numbers_with_exponents_are_numbers(content, tmp_path):
     text = yaml.safe_dump(content).replace("epochs: 8", "weight_decay: 1e-5")
     (tmp_path / "s.yaml").write_text(text)
@@ -221,6 +326,7 @@ def test_paths_start_from_the_file(content, faces, tmp_path):
     [
         ({"networks": ["resnet5O"]}, "which timm .* does not know; nearest: resnet50"),
         ({"networks": ["test_vit"]}, "no class activation map"),
+        ({"networks": ["resnet18.a1_in1K"]}, "nearest: resnet18.a1_in1k"),
         (
             {"frozen": {"faces": {"wang": {"kind": "cnndetection", "path": "wang.pth"}}}},
             "frozen system wang: there is no weights file .*wang.pth",
@@ -740,3 +846,43 @@ def check_what_a_report_needs(study, call, environment):
     lacking = "source is &#x27;macro_unseen&#x27;, which has no values; there are toy, pooled, "
     alone = "no run of &#x27;classical&#x27;, expected one of cyborg"  # so nothing to compare with
     assert set(left_out) == {lacking + "macro, macro_seen, worst", alone}  # no new generator
+
+
+# --- trust ------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_opens_no_file_that_runs_code_and_trust_comes_from_outside(
+    content, tmp_path, monkeypatch
+):
+    opened = []
+    monkeypatch.setattr(torch.jit, "load", lambda path, **how: opened.append(path) or net)
+    net = torch.nn.Flatten()
+    (tmp_path / "x.pt").write_bytes(b"a program")
+    (tmp_path / "x.onnx").write_bytes(b"no network")
+    content["scenarios"] = ["classical"]
+    script = {"kind": "torchscript", "path": "x.pt", "size": 8}
+    if "label" in inspect.signature(scorers.torchscript_scorer).parameters:
+        script["label"] = 1
+    content["frozen"] = {"faces": {"a": script}}
+    study = make_study(content, tmp_path, tmp_path / "runs")
+    [told] = [text for text in check_study(study, dry=True) if "frozen system a" in text]
+    assert "x.pt" in told and "--trust" in told and not opened
+    with pytest.raises(StudyError, match=r"x\.pt was not opened: .*cyborg-study --trust"):
+        check_study(study)
+    assert not opened
+    check_study(study, trusted=True)
+    monkeypatch.setenv("CYBORG_TRUST", "1")
+    check_study(study)
+    assert len(opened) == 2
+    content["frozen"]["faces"]["a"] = script | {"kind": "onnx", "path": "x.onnx"}
+    study = make_study(content, tmp_path, tmp_path / "runs")
+    assert any("x.onnx" in text for text in check_study(study, dry=True))
+    with pytest.raises(StudyError, match=r"frozen system a: .*x\.onnx"):
+        check_study(study)
+
+
+def test_damaged_weights_show_before_a_run_starts(content, tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 half")
+    content["settings"] |= {"weights": "w.pth"}
+    with pytest.raises(WeightsError, match=r"w\.pth: not a readable weights file"):
+        check_study(make_study(content, tmp_path, tmp_path / "runs"))
