@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPSILON', 'DISTANCES', 'DEFINITIONS', 'l2', 'mse', 'l1', 'kl', 'js', 'cc', 'ssim', 'dice', 'LossParts', 'Definition',
-           'dynamic_alpha', 'blend', 'cyborg_loss']
+           'dynamic_alpha', 'weighted_sum', 'blend', 'cyborg_loss']
 
 # %% ../nbs/07_loss.ipynb #d3edf677
 from collections.abc import Callable
@@ -127,6 +127,17 @@ def dynamic_alpha(
     return torch.where(both > 0, ce / torch.where(both > 0, both, torch.ones_like(both)), 0.5)
 
 
+def weighted_sum(
+    classification: torch.Tensor,  # scalar
+    saliency: torch.Tensor,  # scalar, need not be a number at alpha 1
+    alpha: float | torch.Tensor,  # weight of the classification part
+) -> torch.Tensor:  # scalar
+    "Both parts by alpha; at 1 the cross-entropy alone, because 0 times NaN is NaN."
+    if isinstance(alpha, float | int) and alpha == 1:
+        return classification
+    return alpha * classification + (1 - alpha) * saliency
+
+
 def blend(
     logits: torch.Tensor,  # (B, C) float32 or wider
     labels: torch.Tensor,  # (B,) int64, true classes
@@ -147,7 +158,7 @@ def blend(
         apart = apart * map_weight
     saliency = torch.where(mapped, apart, torch.zeros_like(apart)).sum() / len(labels)
     alpha = dynamic_alpha(classification, saliency) if alpha is None else alpha
-    total = alpha * classification + (1 - alpha) * saliency
+    total = weighted_sum(classification, saliency, alpha)
     return LossParts(total, classification, saliency, *flat, mapped.sum())
 
 # %% ../nbs/07_loss.ipynb #43f79b99

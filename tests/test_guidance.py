@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from test_training import same_run, settings, write_faces
+from torch.nn.functional import conv2d, cross_entropy
 
 from cyborg.cam import (
     attended,
@@ -34,8 +35,9 @@ from cyborg.guidance import (
     res_threshold,
     time_weights,
 )
-from cyborg.loss import cyborg_loss, dynamic_alpha
+from cyborg.loss import DISTANCES, cyborg_loss, dynamic_alpha
 from cyborg.models import Output, make_network
+from cyborg.released import QUIRKS
 from cyborg.training import (
     RunConfig,
     SettingsError,
@@ -534,6 +536,52 @@ def test_learnt_imputation_moves_is_resumed_and_stays_out_of_the_network(faces, 
     state = torch.load(whole / "last" / "checkpoint.pt", weights_only=True)["network"]
     assert not torch.equal(state["imputation.kernel"], Imputation().kernel.detach())
     assert not hasattr(load_run(whole).network, "imputation")
+
+
+def settings_of_the_loss():
+    "Every guidance with every class, distance and weighting, and the released loss, at all alphas."
+    for guidance, known in GUIDANCES.items():
+        given = {"guidance": guidance, "distance": "l2"}
+        given |= {"attention": "regression"} if guidance == "attention" else {}
+        yield from ({**given, "alpha": alpha} for alpha in (0.0, 0.5, 1.0))
+        yield {**given, "weighting": "dynamic"}
+        yield from (
+            {**given, "which": which} for which in ("true", "difference") if not known.which
+        )
+    yield from ({"distance": name, "alpha": alpha} for name in DISTANCES for alpha in (0.0, 0.5))
+    yield from ({"map_kind": kind} for kind in ("gradcam", "hirescam", "layercam"))
+    yield from ({"quirks": name, "alpha": 1.0} for name in (*QUIRKS, "released", "hook,score"))
+    yield {"weighting": "time", "detach_weight": True}
+
+
+@pytest.mark.parametrize("mapped", [[1, 0, 1, 0, 1], [0] * 5], ids=["some", "none"])
+def test_no_loss_makes_nan_of_images_without_maps_or_of_flat_ones(mapped):
+    "Image 0 has a flat model map, image 2 a flat human one, 1 and 3 have none; gradients, too."
+    draw = lambda seed, *shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    pixels, human = draw(0, 5, 3, 8, 8), draw(1, 5, 2, 2).abs()
+    pixels[0], human[1:4] = 0, 0
+    labels, has_map = torch.tensor([0, 1, 0, 1, 1]), torch.tensor(mapped) > 0
+    classical = 0
+    for given in settings_of_the_loss():
+        config, images = RunConfig("m.csv", **given), pixels.clone().requires_grad_()
+        kernel, weight = (draw(*how).requires_grad_() for how in ((2, 4, 3, 4, 4), (3, 2, 4)))
+        features = conv2d(images, kernel, stride=4).tanh()
+        attention = features.mean(1).sigmoid() if config.attention != "none" else None
+        output = Output(features.mean((2, 3)) @ weight.T, features, attention)
+        network = SimpleNamespace(head_weight=weight, imputation=Imputation())
+        batch = Batch(images, labels, human, has_map, torch.arange(5))
+        times = torch.tensor([0.0, 1, 2, 1, 1]) if config.weighting == "time" else None
+        parts = batch_loss(network, output, batch, config, times)
+        plain = cross_entropy(output.logits, labels)
+        theirs = torch.autograd.grad(plain, (kernel, weight), retain_graph=True)
+        parts.total.backward()
+        for value in (parts.total, parts.saliency, kernel.grad, weight.grad):
+            assert value.isfinite().all(), given
+        if config.alpha == 1:  # the released script has no saliency part there
+            assert parts.total.item() == plain.item(), given
+            torch.testing.assert_close((kernel.grad, weight.grad), theirs)
+            classical += 1
+    assert classical == len(GUIDANCES) + len(QUIRKS) + 2
 
 
 def test_classical_training_ignores_the_guidance():

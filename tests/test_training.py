@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +16,11 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from literal_training import literal_run, write_images
 from PIL import Image
 
 from cyborg import training
+from cyborg.data import Batch
 from cyborg.manifest import ManifestError, read_manifest
 from cyborg.models import NetworkError, make_network
 from cyborg.saliency import unit_range, write_map
@@ -30,6 +33,7 @@ from cyborg.training import (
     choose_precision,
     load_run,
     make_datasets,
+    new_state,
     preset_config,
     run_config,
     run_epoch,
@@ -307,25 +311,98 @@ def test_control_maps_take_the_human_maps_place(faces, tmp_path):
     np.testing.assert_allclose(inverted.human[mapped], expected, atol=1e-6)
 
 
-def test_two_processes_make_the_same_update_as_one(faces, tmp_path):
-    "Without batch norm in play (lr 0, so only the sums differ): same images, same counts."
-    asked = settings(faces, tmp_path, epochs=1, name="pair", lr=1e-12)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import json, sys\nfrom cyborg.training import run_config, train\n"
-        "train(run_config(json.loads(sys.argv[1])))\n"
-    )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0", str(script), json.dumps(asked)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(training.__file__).parents[1])}
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    alone = load_run(train(run_config(asked | {"name": "alone"}))).history
-    pair = load_run(tmp_path / "pair").history
-    # In evaluation mode batch norm does not depend on how images are dealt to processes.
-    assert pair["val_loss"][0] == pytest.approx(alone["val_loss"][0], rel=0.2)
-    assert pair["val_accuracy"][0] * 6 == pytest.approx(round(pair["val_accuracy"][0] * 6))
+# Settings, images of each training batch, and of each validation batch.
+SHARED_BATCHES = {
+    "uneven": ({}, [5, 3], [4, 1]),
+    "lonely": ({}, [1, 4], [1, 1]),  # only one process has an image
+    "momentum": ({"momentum": 0.5, "weight_decay": 0.1, "lr": 0.1}, [3, 5, 1], [2]),
+    "dynamic": ({"weighting": "dynamic"}, [5, 1], [3]),
+    "released": ({"quirks": "released", "alpha": 1.0}, [5, 4], [3]),
+    "unguarded": ({"quirks": "unguarded"}, [3, 4], [2]),
+    "gradient": ({"guidance": "rrr"}, [5], [3]),
+    "normless": ({"arch": "test_efficientnet_gn", "detach_weight": True}, [5, 1], [3]),
+}
+
+
+def shared_steps(name: str) -> dict:
+    "A training and a validation pass in double precision: the row of the epoch, and the weights."
+    given, *sizes = SHARED_BATCHES[name]
+    config = RunConfig("m.csv", **{"arch": "test_resnet", "lr": 1.0, "momentum": 0.0, **given})
+    network = make_network(config.arch, 2, 40, "none").double().train()
+    generator = torch.Generator().manual_seed(0)
+    accelerator, found = Accelerator(cpu=True), {}
+    optimizer = new_state(network, config).optimizer
+    network, optimizer = accelerator.prepare(network, optimizer)
+    for split, stepping in (("train", optimizer), ("val", None)):
+        batches = []
+        for n in sizes[split == "val"]:
+            image = torch.randn(n, 3, 40, 40, generator=generator).double()
+            human = torch.rand(n, 2, 2, generator=generator).double()
+            mapped = torch.arange(n) != 1  # the second process has none
+            mapped |= torch.tensor(config.quirks == "unguarded" and split == "train")
+            batches.append(Batch(image, torch.arange(n) % 2, human, mapped, torch.arange(n)))
+        found |= run_epoch(network, batches, config, accelerator, "fp32", stepping)
+    weights = accelerator.unwrap_model(network).state_dict()
+    return {"row": found, "weights": {k: v.double() for k, v in weights.items()}}
+
+
+PROCESS = """
+import json, sys, torch
+from test_training import SHARED_BATCHES, shared_steps
+from cyborg.training import run_config, train
+train(run_config(json.loads(sys.argv[1])))
+torch.save({name: shared_steps(name) for name in SHARED_BATCHES}, sys.argv[2])
+"""
+
+
+def in_two_processes(*words: str, folder: Path) -> None:
+    "As `torchrun --nproc_per_node 2` starts them."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    places = [str(Path(training.__file__).parents[1]), str(Path(__file__).parent)]
+    common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, *words, str(folder / f"{rank}.pt")],
+            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], "\n".join(errors)[-4000:]
+
+
+OF_TWO = {"arch": "test_resnet", "batch_size": 5, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def pair(faces, tmp_path_factory):
+    "What two processes come to: a folder with a run, and with what each says of the shared steps."
+    folder = tmp_path_factory.mktemp("pair")
+    in_two_processes(json.dumps(settings(faces, folder, **OF_TWO)), folder=folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", SHARED_BATCHES)
+def test_two_processes_make_the_steps_of_one(pair, name):
+    alone = shared_steps(name)
+    for rank in (0, 1):
+        told = torch.load(pair / f"{rank}.pt", weights_only=True)[name]
+        assert told["row"] == pytest.approx(alone["row"], rel=1e-6, nan_ok=True)
+        torch.testing.assert_close(told["weights"], alone["weights"], rtol=1e-6, atol=1e-6)
+
+
+def test_two_processes_train_the_run_of_one(pair, faces, tmp_path):
+    "Each image counts once, in a last validation batch of one image, too."
+    alone = train(run_config(settings(faces, tmp_path, **OF_TWO)))
+    np.testing.assert_allclose(history(pair / "run"), history(alone), rtol=1e-3)
+    ours, theirs = (load_run(f).network.state_dict() for f in (pair / "run", alone))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_precision_follows_the_network_and_the_machine(monkeypatch):
@@ -403,3 +480,44 @@ def test_no_map_at_all_is_refused_before_training(faces, tmp_path):
 def test_reading_a_folder_that_is_no_run_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config.json and no model.safetensors"):
         load_run(tmp_path)
+
+
+LITERAL = {
+    "shuffled maps, ties last": {"maps": "shuffled", "lr": 0.1, "seed": 3},
+    "detached, ties first": {"detach_weight": True, "ties": "first", "alpha": 0.3, "seed": 1},
+    "adam": {"optimizer": "adam", "lr": 0.002, "epochs": 2, "seed": 1},
+    "batch norm": {"arch": "test_resnet", "epochs": 3, "lr": 0.002, "seed": 2},
+}
+
+
+@pytest.mark.parametrize("name", LITERAL)
+def test_training_is_the_literal_loop(name, tmp_path):
+    "Also when it is stopped after two epochs and goes on."
+    own = {"arch": "test_efficientnet_gn", "size": 64, "epochs": 4, "lr": 0.02, "lr_gamma": 0.3}
+    own |= {"weight_decay": 0.02, "lr_step": 3}
+    given = settings(write_images(tmp_path), tmp_path, **own | LITERAL[name])
+    config = run_config(given)
+    literal = literal_run(tmp_path / "manifest.csv", vars(config))
+    with suppress(InterruptedError):
+        train(config, callbacks=[stop_after_two])
+    run = load_run(train(config))
+    ours = run.history.drop(columns=["seconds", "flat_model", "flat_human"])
+    expected = pd.DataFrame(literal.history)[list(ours)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+    last = torch.load(run.folder / "last" / "checkpoint.pt", weights_only=True)["network"]
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(last, {f"backbone.{k}": v for k, v in literal.last.items()}, **close)
+    saved = run.network.state_dict()
+    torch.testing.assert_close(
+        saved, {f"backbone.{k}": v for k, v in literal.best.items()}, **close
+    )
+    if "ties" in name:  # the best epoch is neither the last one nor the only one
+        right = expected["val_accuracy"]
+        assert (right == right.max()).sum() > 1
+        kept = next(iter(literal.best))
+        assert not torch.equal(literal.best[kept], literal.last[kept])
+
+
+def stop_after_two(rows: pd.DataFrame) -> None:
+    if len(rows) == 2:
+        raise InterruptedError
