@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .cam import class_map
-from .loss import LossParts
+from .loss import LossParts, weighted_sum
 from .models import Network, Output, WeightsError, load_weights, make_network, read_state_dict
 
 # %% ../nbs/07b_released.ipynb #14bb23ff
@@ -110,7 +110,8 @@ def unguarded_loss(
     labels: torch.Tensor,  # (B,) int64
     human: torch.Tensor,  # (B, h, w)
     has_map: torch.Tensor,  # (B,) bool, which images have one
-    alpha: float = 0.5,  # weight of the classification part
+    alpha: float = 0.5,  # weight of the classification part; 1: cross-entropy alone
+    any_map: bool | None = None,  # whether an image of the batch has a map; None: by `has_map`
 ) -> LossParts:
     "The loss as released: predicted class, minimum and maximum unguarded, mean squared error."
     maps = class_map(output, weight)
@@ -119,10 +120,14 @@ def unguarded_loss(
     span = human.amax((1, 2), keepdim=True) - human.amin((1, 2), keepdim=True)
     human = (human - human.amin((1, 2), keepdim=True)) / span
     saliency = F.mse_loss(maps, human.to(maps.dtype))
-    saliency = saliency.where(has_map.any(), torch.zeros_like(saliency))  # validation without maps
+    if not (bool(has_map.any()) if any_map is None else any_map):  # validation without maps
+        saliency = torch.zeros_like(saliency)
+    elif alpha == 1:  # then it is only reported, of the images that have one
+        each = (maps - human.to(maps.dtype)).square().mean((1, 2))
+        saliency = each.detach().nan_to_num(0.0).mean()
     logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
     classification = F.cross_entropy(logits, labels)
-    total = (1 - alpha) * saliency + alpha * classification
+    total = weighted_sum(classification, saliency, alpha)
     none = torch.zeros((), dtype=torch.int64, device=labels.device)
     return LossParts(total, classification, saliency, none, none, has_map.sum())
 

@@ -6,12 +6,14 @@
 __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'run_config', 'preset_config',
            'arithmetic_intensity', 'choose_precision', 'run_modules', 'code_digest', 'provenance', 'write_json',
            'run_codes', 'differing', 'make_datasets', 'DivergedError', 'Sums', 'image_weights', 'needs_image_gradient',
-           'batch_loss', 'run_epoch', 'span', 'Progress', 'State', 'new_state', 'save_state', 'load_state',
-           'best_epoch', 'fit', 'set_seed', 'save_epoch', 'build_network', 'train', 'run_folder', 'Run', 'load_run']
+           'batch_loss', 'joint_batch_norm', 'joint_alpha', 'run_epoch', 'span', 'Progress', 'State', 'new_state',
+           'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed', 'save_epoch', 'build_network', 'train',
+           'run_folder', 'Run', 'load_run']
 
 # %% ../nbs/08_training.ipynb #d711135a
 import dataclasses
 import hashlib
+import inspect
 import json
 import platform
 import re
@@ -19,7 +21,7 @@ import subprocess
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -35,6 +37,8 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 import cyborg
 from cyborg.attention import (
@@ -52,7 +56,7 @@ from .cam import IMAGE_KINDS, MapKind, Which
 from .cnndetection import RECIPE, BlurJpeg, PlateauSchedule
 from .data import Batch, ImageDataset, make_loader, open_cache, open_maps
 from .guidance import GUIDANCES, Imputation, guided_loss, time_weights
-from .loss import DISTANCES, LossParts, cyborg_loss
+from .loss import DISTANCES, LossParts, cyborg_loss, dynamic_alpha, weighted_sum
 from cyborg.manifest import (
     Manifest,
     atomic_path,
@@ -530,7 +534,8 @@ class DivergedError(ArithmeticError):
 class Sums:
     "Running sums of one pass."
 
-    parts: torch.Tensor | float = 0.0  # (7,) weighted sums of the loss parts, counts, right answers
+    # (7,) weighted sums of the loss parts, right answers, counts
+    parts: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(7).double())
     scores: list[torch.Tensor] = dataclasses.field(default_factory=list)  # probabilities, (B, C)
     labels: list[torch.Tensor] = dataclasses.field(default_factory=list)
 
@@ -540,7 +545,8 @@ class Sums:
         right = (output.logits.argmax(1) == labels).sum()
         row = [parts.total * n, parts.classification * n, parts.saliency * n]
         row += [right, parts.flat_model, parts.flat_human, torch.tensor(n, device=labels.device)]
-        self.parts = self.parts + torch.stack([value.detach().double() for value in row])
+        added = torch.stack([value.detach().double() for value in row])
+        self.parts = self.parts.to(added.device) + added
         if keep_scores:
             self.scores.append(output.logits.detach().float().softmax(1))
             self.labels.append(labels)
@@ -579,12 +585,16 @@ def _auc(labels, scores) -> float:  # NaN when a class is absent
     return float(roc_auc_score(labels, scores, multi_class="ovr"))
 
 
-def _share(batch: Batch, accelerator: Accelerator) -> Batch:
-    "This process's part of a batch, on its device, images in the layout convolutions like best."
+def _share(
+    whole: Batch,
+    accelerator: Accelerator,
+) -> tuple[Batch, int]:  # images on the process's device, and how many of them count
+    "This process's images; one without any computes on one of another's, which does not count."
     own = slice(accelerator.process_index, None, accelerator.num_processes)
-    moved = [t[own].to(accelerator.device, non_blocking=True) for t in batch]
-    batch = Batch(*moved)
-    return batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
+    n = len(whole.label[own])
+    own = own if n else slice(1)  # all processes take a step, or the others wait for ever
+    batch = Batch(*(t[own].to(accelerator.device, non_blocking=True) for t in whole))
+    return batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last)), n
 
 # %% ../nbs/08_training.ipynb #4bed61d4
 def image_weights(
@@ -628,12 +638,14 @@ def batch_loss(
     batch: Batch,
     config: RunConfig,
     weights: torch.Tensor | None = None,  # (B,), of the images, see `image_weights`
+    any_map: bool
+    | None = None,  # whether the batch, over all processes, has a map; None: by itself
 ) -> LossParts:
     "The loss the settings ask for."
     weight = network.head_weight.detach() if config.detach_weight else network.head_weight
     given = (output, weight, batch.label, batch.human, batch.has_map)
     if "unguarded" in parse_quirks(config.quirks):
-        return unguarded_loss(*given, config.alpha)
+        return unguarded_loss(*given, config.alpha, any_map)
     dynamic = config.weighting == "dynamic" and config.alpha < 1
     if _plain(config) or (config.alpha == 1 and config.weighting == "dynamic"):
         return cyborg_loss(*given, config.alpha, config.which, config.distance)
@@ -650,6 +662,75 @@ def batch_loss(
         None if config.weighting == "time_saliency" else weights,
         None if config.weighting == "time_classification" else weights,
     )
+
+# %% ../nbs/08_training.ipynb #f00e6a24
+class _SumOfAll(torch.autograd.Function):
+    "Sum of a tensor over the processes, differentiable any number of times."
+
+    @staticmethod
+    def forward(_, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumOfAll.apply(gradient)
+
+
+def _joint_norm(n: int, x, mean, var, weight, bias, training, momentum, eps) -> torch.Tensor:
+    "Batch norm in training over the images of all processes, of which `n` here count."
+    dims, wide = [0, *range(2, x.ndim)], x.to(torch.promote_types(x.dtype, torch.float32))
+    along = (-1, *[1] * (x.ndim - 2))
+    count = _SumOfAll.apply(wide.new_tensor(n * x[0, 0].numel()))
+    own = _SumOfAll.apply(wide.sum(dims) * bool(n)) / count
+    centred = wide - own.view(along)
+    spread = _SumOfAll.apply(centred.square().sum(dims) * bool(n)) / count
+    if mean is not None:
+        with torch.no_grad():
+            mean.lerp_(own.to(mean.dtype), momentum)
+            var.lerp_((spread * count / (count - 1)).to(var.dtype), momentum)
+    scaled = centred / (spread + eps).sqrt().view(along)
+    scaled = scaled if weight is None else scaled * weight.view(along) + bias.view(along)
+    return scaled.to(x.dtype)
+
+
+class _JointBatchNorm(TorchFunctionMode):
+    "While it is open, every batch norm in training is `_joint_norm`."
+
+    def __init__(self, n: int):  # images of this process that count
+        super().__init__()
+        self.norm, self.signature = partial(_joint_norm, n), inspect.signature(F.batch_norm)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.batch_norm:
+            given = self.signature.bind(*args, **(kwargs or {}))
+            given.apply_defaults()
+            if given.arguments["training"]:
+                return self.norm(*given.arguments.values())
+        return func(*args, **(kwargs or {}))
+
+
+def joint_batch_norm(
+    accelerator: Accelerator,
+    n: int,  # images of this process that count
+) -> AbstractContextManager:
+    "While it is open, batch norm sees the images of all processes; one process needs nothing."
+    return _JointBatchNorm(n) if accelerator.num_processes > 1 else nullcontext()
+
+# %% ../nbs/08_training.ipynb #a33ef511
+def joint_alpha(
+    parts: LossParts,  # of this process
+    config: RunConfig,
+    part: float,  # weight of this process in the mean over processes
+    accelerator: Accelerator,
+) -> LossParts:
+    "The parts with the dynamic alpha, if asked for, of the whole batch."
+    if accelerator.num_processes == 1 or config.weighting != "dynamic" or config.alpha == 1:
+        return parts
+    both = torch.stack([parts.classification, parts.saliency]).detach() * part
+    alpha = dynamic_alpha(*accelerator.reduce(both, "mean"))
+    return parts._replace(total=weighted_sum(parts.classification, parts.saliency, alpha))
 
 # %% ../nbs/08_training.ipynb #d1da2fb3
 def run_epoch(
@@ -670,19 +751,24 @@ def run_epoch(
         batches = split_last(batches, config.batch_size)
     with torch.set_grad_enabled(optimizer is not None or by_image):
         for whole in batches:
-            batch = _share(whole, accelerator)
+            batch, n = _share(whole, accelerator)
             batch.image.requires_grad_(by_image)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, precision == "bf16"):
+            with (
+                torch.autocast(accelerator.device.type, torch.bfloat16, precision == "bf16"),
+                joint_batch_norm(accelerator, n),
+            ):
                 output = quirky_output(network, bare, batch.image, quirks)
             own = None if weights is None else weights.to(batch.label.device)[batch.index]
-            parts = batch_loss(bare, output, batch, config, own)
+            parts = batch_loss(bare, output, batch, config, own, bool(whole.has_map.any()))
+            # Processes average their gradients, so uneven parts of a batch are weighted.
+            part = n * accelerator.num_processes / len(whole.label)
+            parts = joint_alpha(parts, config, part, accelerator)
             if optimizer:
                 optimizer.zero_grad(set_to_none=True)
-                # Processes average their gradients, so uneven parts of a batch are weighted.
-                part = len(batch.label) * accelerator.num_processes / len(whole.label)
                 accelerator.backward(parts.total * part)
                 optimizer.step()
-            sums.add(parts, output, batch.label, keep_scores=optimizer is None)
+            if n:
+                sums.add(parts, output, batch.label, keep_scores=optimizer is None)
     return sums.row(split)
 
 # %% ../nbs/08_training.ipynb #0e4eff81

@@ -315,7 +315,6 @@ def test_control_maps_take_the_human_maps_place(faces, tmp_path):
 SHARED_BATCHES = {
     "uneven": ({}, [5, 3], [4, 1]),
     "lonely": ({}, [1, 4], [1, 1]),  # only one process has an image
-    "momentum": ({"momentum": 0.5, "weight_decay": 0.1, "lr": 0.1}, [3, 5, 1], [2]),
     "dynamic": ({"weighting": "dynamic"}, [5, 1], [3]),
     "released": ({"quirks": "released", "alpha": 1.0}, [5, 4], [3]),
     "unguarded": ({"quirks": "unguarded"}, [3, 4], [2]),
