@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -26,11 +28,14 @@ from cyborg.manifest import (
     audit,
     content_hash,
     data_root,
+    default_classes,
     group_split,
     over_files,
+    positive_class,
     read_folders,
     read_manifest,
     read_released,
+    read_table,
     runs_root,
     safe_path,
     validate,
@@ -310,6 +315,173 @@ def test_bad_classes(small, classes):
         Manifest(small.table, small.root, classes)
 
 
+# ---- which class is the positive one
+
+
+AUTHENTIC = ["real", "Genuine", "bona fide", "bona_fide", "LIVE", "original", "pristine", "0_real"]
+SYNTHETIC = ["fake", "AI-generated", "ai generated", "attack", "Spoof", "morph", "1 fake", "GAN"]
+
+
+@pytest.mark.parametrize("authentic", AUTHENTIC)
+@pytest.mark.parametrize("synthetic", SYNTHETIC)
+def test_of_two_known_words_the_synthetic_one_is_positive(authentic, synthetic):
+    for labels in ([authentic, synthetic], [synthetic, authentic]):
+        assert default_classes(pd.Series(labels)) == (authentic, synthetic)
+
+
+UNKNOWN = [
+    ("0", "1"),
+    ("cat", "dog"),
+    ("gan", "diffusion"),
+    ("real", "live"),
+    ("real", "stylegan2"),
+]
+UNKNOWN += [
+    ("fake", "printed"),
+    ("not real", "not fake"),
+    ("True", "False"),
+    ("bona fide", "bonafide"),
+]
+
+
+@pytest.mark.parametrize("labels", UNKNOWN)
+def test_any_other_two_labels_are_asked_for_and_then_decided(labels):
+    with pytest.raises(ManifestError, match="synthetic='.*' or .* by a column `synthetic`"):
+        default_classes(pd.Series(labels))
+    assert default_classes(pd.Series(labels), labels[0]) == labels[::-1]
+    assert default_classes(pd.Series(labels), labels[1]) == labels
+
+
+def labelled(folder, *labels, **columns):
+    "A manifest file of an image a label."
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(len(labels))], "label": labels})
+    table = table.assign(source="s", split="train", map="", subject="", **columns)
+    table.to_csv(folder / "m.csv", index=False)
+    return folder / "m.csv"
+
+
+def test_the_setting_wins_over_known_words_and_must_be_a_label(tmp_path):
+    path = labelled(tmp_path, "fake", "real", "fake")
+    assert read_manifest(path).labels.tolist() == [1, 0, 1]
+    turned = read_manifest(path, synthetic="real")
+    assert turned.classes == ("fake", "real") and turned.labels.tolist() == [0, 1, 0]
+    assert positive_class(turned, "real") == "synthetic (label 'real'), by the setting synthetic"
+    with pytest.raises(ManifestError, match="synthetic is 'fakes', no label .did you mean 'fake'"):
+        read_manifest(path, synthetic="fakes")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_order_that_was_stated_is_written_with_the_manifest(tmp_path, suffix):
+    path = labelled(tmp_path, "0", "1", "1")
+    with pytest.raises(ManifestError, match=r"m.csv: labels are '0' and '1'"):
+        read_manifest(path)
+    manifest = read_manifest(path, synthetic="0")
+    again = read_manifest(write_manifest(manifest, tmp_path / f"again{suffix}"))
+    assert again.classes == manifest.classes == ("1", "0")
+    assert positive_class(again) == "synthetic (label '0'), by the manifest's column synthetic"
+    with pytest.raises(ManifestError, match="synthetic is '1', but the column .* marks '0'"):
+        read_manifest(tmp_path / f"again{suffix}", synthetic="1")
+
+
+@pytest.mark.parametrize("said", [[True, False, False], [1, 0, 0], ["Yes", "no", "NO"]])
+def test_a_column_of_the_manifest_says_it(tmp_path, said):
+    manifest = read_manifest(labelled(tmp_path, "cat", "dog", "dog", synthetic=said))
+    assert manifest.classes == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["true", "false", "true"], "true for some images labelled 'dog', and false for others"),
+        (["true", "true", "true"], "true for both labels, cat and dog; expected true for one"),
+        (["false", "false", "false"], "false for both labels"),
+        (["true", "", "false"], "column synthetic is '' in row 1, expected true or false"),
+    ],
+)
+def test_a_column_that_contradicts_itself_is_refused(tmp_path, said, message):
+    with pytest.raises(ManifestError, match=f"m.csv: column synthetic is {message}|{message}"):
+        read_manifest(labelled(tmp_path, "cat", "dog", "dog", synthetic=said))
+
+
+def test_of_three_classes_none_is_positive_unless_one_is_stated(tmp_path):
+    path = labelled(tmp_path, "real", "gan", "printed")
+    manifest = read_manifest(path)
+    assert manifest.classes == ("gan", "printed", "real")
+    assert positive_class(manifest) == "none, since there are 3 classes"
+    assert read_manifest(path, synthetic="gan").classes == ("printed", "real", "gan")
+    marked = labelled(tmp_path, "real", "gan", "printed", synthetic=["no", "yes", "yes"])
+    assert read_manifest(marked).classes == ("gan", "printed", "real")
+
+
+def test_labels_that_differ_in_blanks_and_hyphens_are_no_two_classes(tmp_path):
+    with pytest.raises(ManifestError, match="differ only in case, blanks, hyphens"):
+        read_manifest(labelled(tmp_path, "bona fide", "bona-fide", "attack"))
+
+
+def test_folders_of_known_words_are_ours_and_others_are_asked_for(tmp_path):
+    touch(tmp_path / "a", "train/nature/1.png", "train/ai/1.png", "train/ai/2.png")
+    manifest = read_folders(tmp_path / "a")
+    assert manifest.table["label"].tolist() == ["synthetic", "synthetic", "authentic"]
+    assert manifest.table["source"].tolist() == ["ai", "ai", "nature"]
+    assert read_folders(tmp_path / "a", synthetic="nature").classes == ("ai", "nature")
+    assert read_folders(tmp_path / "a", classes=("nature", "ai")).labels.tolist() == [1, 1, 0]
+    touch(tmp_path / "b", "train/cam/1.png", "train/glow/1.png")
+    with pytest.raises(ManifestError, match=r"folder .*b: labels are 'cam' and 'glow'"):
+        read_folders(tmp_path / "b")
+    assert read_folders(tmp_path / "b", synthetic="cam").labels.tolist() == [1, 0]
+
+
+# ---- columns and rows that stand twice
+
+
+TWICE = ["label,label", "label,Label", "label,label ", "label,LABEL,class"]
+
+
+@pytest.mark.parametrize("columns", TWICE)
+def test_a_column_that_stands_twice_is_refused_by_name_wherever_a_table_is_read(tmp_path, columns):
+    row = ["a.png", "cam", "train", "", "", *["authentic"] * len(columns.split(","))]
+    text = f"image,source,split,map,subject,{columns}\n{','.join(row)}\n"
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    for read in (read_manifest, read_table):
+        with pytest.raises(ManifestError, match="m.csv has 2 columns named alike, 'label', '"):
+            read(tmp_path / "m.csv")
+    table = pa.table([[value] for value in row], text.splitlines()[0].split(","))
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="m.parquet has 2 columns named alike, 'label', '"):
+        read_table(tmp_path / "m.parquet")
+
+
+def test_columns_of_a_table_in_memory_are_looked_at_too(small):
+    with pytest.raises(ManifestError, match="manifest has 2 columns named alike, 'label', 'Label'"):
+        Manifest(small.table.assign(Label="x"), small.root)
+
+
+def test_a_list_without_a_header_may_repeat_itself(tmp_path):
+    (tmp_path / "list.csv").write_text("train,0_real,/train.png\ntest,Fake,/Test\n")
+    assert read_released(tmp_path / "list.csv", tmp_path).labels.tolist() == [0, 1]
+    (tmp_path / "list.csv").write_text("a,a,a\n")
+    assert read_table(tmp_path / "list.csv", header=None).shape == (1, 3)
+
+
+def test_an_image_of_two_labels_is_refused_on_reading(tmp_path):
+    path = labelled(tmp_path, "real", "fake", "fake")
+    table = pd.read_csv(path, keep_default_na=False)
+    table.loc[2, "image"] = "./0.png"
+    table.to_csv(path, index=False)
+    with pytest.raises(
+        ManifestError, match="two labels: 1 images have rows of different labels: 0"
+    ):
+        read_manifest(path)
+
+
+def test_a_class_column_may_say_more_than_the_label_but_nothing_else(tmp_path):
+    path = labelled(tmp_path, "real", "fake", **{"class": ["camera", "stylegan2"]})
+    assert read_manifest(path).table["class"].tolist() == ["camera", "stylegan2"]
+    path = labelled(tmp_path, "real", "fake", **{"class": ["genuine", "genuine"]})
+    with pytest.raises(ManifestError, match="1 images have a label and another class: 1.png"):
+        read_manifest(path)
+
+
 # ---- audit
 
 
@@ -333,6 +505,7 @@ def test_every_fault_in_one_error_with_counts(small):
     assert checks(f for f in caught.value.findings if f.refuse) == {
         "unknown label": 1,
         "unsafe path": 2,
+        "two labels": 1,
         "duplicate row": 1,
         "empty split": 1,
         "missing image": 1,
@@ -340,9 +513,9 @@ def test_every_fault_in_one_error_with_counts(small):
         "shared image": 1,
     }
     assert checks(f for f in caught.value.findings if not f.refuse)["shared subject"] == 1
-    assert [f.refuse for f in caught.value.findings] == [True] * 7 + [False]
+    assert [f.refuse for f in caught.value.findings] == [True] * 8 + [False]
     message = str(caught.value)
-    assert message.count("\n- ") == 7 and "shared subject" not in message
+    assert message.count("\n- ") == 8 and "shared subject" not in message
     assert "train/6.png = val/10.png" in message and "train/none.png" in message
     assert "maps/none.png" in message and "'../3.png' climbs out" in message
 
