@@ -842,8 +842,9 @@ def _study_people(
     cells: str,  # "7x7"
 ) -> tuple[AnnotatorMaps, dict]:  # and what tells of a change
     "The annotators of one set of images, or those that were read before."
-    settings = json.loads((run / "config.json").read_text())["settings"]
-    manifest = read_manifest(settings["manifest"], settings["root"] or None)
+    record = json.loads((run / "config.json").read_text())
+    settings, classes = record["settings"], record["provenance"]["classes"]
+    manifest = read_manifest(settings["manifest"], settings["root"] or None, classes)
     path = find_annotations(Path(settings["manifest"]).parent, manifest.root)
     stamp = file_stamp(Path(settings["manifest"]), path) | {"code": measures_digest()}
 

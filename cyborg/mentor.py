@@ -153,6 +153,7 @@ class MentorConfig:
 
     manifest: str  # the images and their maps: a .csv or .parquet manifest
     root: str = ""  # folder its paths start from; empty: CYBORG_DATA, else the manifest's folder
+    synthetic: str = ""  # label of the positive class; empty: the manifest or known words tell
     runs: str = ""  # empty: CYBORG_RUNS, else runs/ of the checkout; `autoencoders` is made there
     name: str = ""  # of the folder in it; empty: put together from data, arch and seed
     arch: str = "resnet50"  # as the classifier's
@@ -340,7 +341,7 @@ def train_autoencoder(
     Raises before training: `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, and
     `FileExistsError` if the folder holds a run with other settings or data, or is in use.
     """
-    manifest = read_manifest(config.manifest, root=config.root or None)
+    manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
     annotated_split(manifest, config.holdout, config.seed)
     network = make_network(config.arch, 2, config.size, config.weights, config.seed)
     model = MapAutoencoder(network, config.seed)
@@ -351,7 +352,7 @@ def train_autoencoder(
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},
-        "provenance": provenance(manifest, []),
+        "provenance": provenance(manifest, [], config.synthetic),
     }
     with run_folder(config.folder, record, accelerator, overwrite) as folder:
         datasets = map_datasets(manifest, model, config)

@@ -111,18 +111,18 @@ def test_an_onnx_network_gives_all_its_logits(tmp_path):
         onnx_scorer(path, plain, 3)(pixels)
     (tmp_path / "torn.onnx").write_bytes(b"torn")
     with pytest.raises(ValueError, match="torn.onnx is no ONNX network"):
-        onnx_scorer(tmp_path / "torn.onnx", plain)
+        onnx_scorer(tmp_path / "torn.onnx", plain, 1)
 
 
 def test_torchscript_is_not_opened_unless_trusted(tmp_path):
     how, path = Preprocessing(4), tmp_path / "net.pt"
     path.write_bytes(b"not a program")
     with pytest.raises(ValueError, match="runs code .*trusted=True"):
-        torchscript_scorer(path, how)
+        torchscript_scorer(path, how, 1)
     with pytest.raises(WeightsError, match="net.pt is no TorchScript file"):
-        torchscript_scorer(path, how, trusted=True)
+        torchscript_scorer(path, how, 1, trusted=True)
     with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
-        torchscript_scorer(tmp_path / "absent.pt", how, trusted=True)
+        torchscript_scorer(tmp_path / "absent.pt", how, 1, trusted=True)
 
 
 def small_vit(transformers, folder, *names):
@@ -585,7 +585,7 @@ def test_fusion_is_by_image_not_by_row():
 
 def test_settings_are_json(tmp_path):
     path = onnx_file(tmp_path / "same.onnx", (1, 3, 1, 1), (1, 3, 1, 1))
-    assert json.loads(json.dumps(onnx_scorer(path, Preprocessing(1)).settings))["size"] == 1
+    assert json.loads(json.dumps(onnx_scorer(path, Preprocessing(1), 1).settings))["size"] == 1
 
 
 # --- systems of a study ------------------------------------------------------------------------
@@ -612,9 +612,9 @@ def declared(tmp_path_factory):
         for name, lower in (("upper", False), ("lower", True)):
             torch.jit.save(torch.jit.script(Contrast(lower)), folder / f"{name}.pt")
     onnx_file(folder / "mean.onnx", (1, 3, 8, 8), (1, 1, 1, 1), b"ReduceMean")
-    scripted = {"kind": "torchscript", "size": 32}
+    scripted = {"kind": "torchscript", "size": 32, "label": 1}
     entries = {name: scripted | {"path": f"{name}.pt"} for name in ("upper", "lower")}
-    entries["mean"] = {"kind": "onnx", "path": "mean.onnx", "size": 8, "seen": ["iris"]}
+    entries["mean"] = {"kind": "onnx", "path": "mean.onnx", "size": 8, "label": 1, "seen": ["iris"]}
     entries["all"] = {"fusion": ["upper", "lower", "mean"]}
     return folder, {"halves": {"fusion": ["upper", "lower"]}} | entries
 
@@ -693,7 +693,8 @@ def test_a_fusion_wants_members_of_the_same_images(demo, tmp_path):
     [
         ({"path": "x"}, "kind is None"),
         ({"kind": "onxx", "path": "x"}, "did you mean 'onnx'"),
-        ({"kind": "onnx", "size": 8}, "onnx lacks path"),
+        ({"kind": "onnx", "size": 8, "label": 1}, "onnx lacks path"),
+        ({"kind": "onnx", "path": "x", "size": 8}, "onnx lacks label, the place of the synthetic"),
         ({"kind": "huggingface", "path": "x"}, "huggingface lacks label"),
         ({"kind": "deepfake", "path": "x", "size": 8}, "deepfake has no 'size'"),
         ({"kind": "torchscript", "path": "x", "size": 8, "layer": 1}, "has no 'layer'"),
