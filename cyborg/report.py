@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOW_IS_BEST', 'UNRANKED', 'MEASURES', 'TARGETS', 'SALIENCE', 'FORMATS', 'StudyTables', 'ReportError', 'read_tables',
-           'provenance', 'with_note', 'cells_of', 'TextTable', 'text_table', 'with_frozen', 'main_table',
-           'measure_table', 'grid_table', 'systems_table', 'difference_table', 'difference_figure', 'tests_table',
-           'generator_tests', 'roc_panels', 'roc_by_generator', 'frozen_table', 'frozen_figure', 'delong_table',
-           'frozen_by_generator', 'frozen_roc_by_generator', 'combinations_table', 'accuracy_figure',
+           'provenance', 'positive_classes', 'with_note', 'cells_of', 'TextTable', 'text_table', 'with_frozen',
+           'main_table', 'measure_table', 'grid_table', 'systems_table', 'difference_table', 'difference_figure',
+           'tests_table', 'generator_tests', 'roc_panels', 'roc_by_generator', 'frozen_table', 'frozen_figure',
+           'delong_table', 'frozen_by_generator', 'frozen_roc_by_generator', 'combinations_table', 'accuracy_figure',
            'generator_figure', 'mean_map_figure', 'agreement_figure', 'annotator_table', 'reliability_figure',
            'run_tables', 'robustness_figure', 'salience_table', 'audit_figure', 'findings_table', 'Section', 'Page',
-           'page_html', 'write_page']
+           'page_html', 'write_page', 'latex_text']
 
 # %% ../nbs/11a_report.ipynb #e675015e
 import html
@@ -207,6 +207,19 @@ def _each(
     numbers = sorted({int(n) for n in counts if n == n})
     return f"{' or '.join(f'{n:,}' for n in numbers) or 'unknown number of'} {what} each"
 
+# %% ../nbs/11a_report.ipynb #dc354ed7
+def positive_classes(
+    tables: StudyTables,
+) -> str:  # "positive class: synthetic (label 'fake'), by the table of known words"
+    "Which class is the positive one in the data of a study, as the runs noted it."
+    if "positive" not in tables.runs:  # collected by an earlier version
+        return "positive class: not noted"
+    rows = tables.runs.loc[tables.runs["positive"] != "", ["data", "positive"]].drop_duplicates()
+    texts = rows["positive"].unique()
+    if len(texts) > 1:
+        texts = [f"{row.positive} in {row.data}" for row in rows.itertuples()]
+    return f"positive class: {'; '.join(texts) or 'not noted'}"
+
 # %% ../nbs/11a_report.ipynb #6e7e9728
 def with_note(
     figure: go.Figure,
@@ -271,7 +284,10 @@ class TextTable(NamedTuple):
         "As notebooks, HTML and LaTeX want it."
         weight = self.bold.map(lambda best: "font-weight: bold;" if best else "")
         styler = self.text.style.apply(lambda _: weight, axis=None).format(escape="html")
-        return styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
+        for axis in (0, 1):
+            styler = styler.format_index(escape="html", axis=axis)
+            styler = styler.format_index_names(escape="html", axis=axis)
+        return styler
 
     def _repr_html_(self) -> str:
         return self.styled().to_html()
@@ -1864,6 +1880,7 @@ def page_html(
         f"<style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><h1>{esc(title)}</h1>"
         f'<p class="note">{esc(provenance(tables))}; runs: {esc(_states(tables.runs))}</p>'
+        f'<p class="note">{esc(positive_classes(tables))}</p>'
         f"{problems}"
         f"<nav><ol>{links}</ol></nav>{parts}</body></html>"
     )
@@ -1909,6 +1926,21 @@ def write_page(
         temporary.write_text(page_html(page), encoding="utf-8")
     return left_out
 
+# %% ../nbs/11a_report.ipynb #784a9c59
+_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}", "±": r"$\pm$"}
+
+
+def latex_text(
+    value: Any,  # of a cell, or the name of a row or column
+) -> str:  # numbers with four digits behind the point, "" for what is missing
+    "A value as LaTeX prints it, letter by letter."
+    if pd.isna(value):
+        return ""
+    text = f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).split())
+    return text.translate(str.maketrans(_LATEX))
+
 # %% ../nbs/11a_report.ipynb #09eb5ea2
 def _write_table(
     section: Section,
@@ -1918,14 +1950,15 @@ def _write_table(
     content = section.content
     text = content.text if isinstance(content, TextTable) else content
     index = isinstance(content, TextTable)
-    styled = content.styled() if index else text.style.hide(axis="index").format(precision=4)
-    styled = styled.format(escape="latex") if index else styled
+    styled = content.styled() if index else text.style.hide(axis="index")
+    styled = styled.format(latex_text)
+    for axis in (0, 1):
+        styled = styled.format_index(latex_text, axis=axis)
+        styled = styled.format_index_names(latex_text, axis=axis)
     with atomic_path(folder / f"{section.key}.csv") as temporary:
         text.to_csv(temporary, index=index)
     with atomic_path(folder / f"{section.key}.tex") as temporary:
-        styled = styled.format_index(escape="latex", axis=1)
-        styled = styled.format_index(escape="latex", axis=0) if index else styled
-        temporary.write_text(styled.to_latex(hrules=True, convert_css=True).replace("±", r"$\pm$"))
+        temporary.write_text(styled.to_latex(hrules=True, convert_css=True), encoding="utf-8")
 
 # %% ../nbs/11a_report.ipynb #b7dcda40
 def _write_figures(

@@ -1,5 +1,6 @@
 """The report: right numbers in the right cells, what is missing is said, the page stands alone."""
 
+import html
 import re
 from itertools import product
 from pathlib import Path
@@ -667,3 +668,64 @@ def test_long_notes_wrap_so_that_no_column_is_out_of_sight(tables):
     page.add("tests", "Tests", lambda: report.tests_table(tables, "classical"))
     assert 'class="dataframe plain"' in page_html(page)
     assert re.search(r"\.plain td \{white-space: normal", page_html(page))
+
+
+# --- names that mean something to LaTeX or HTML -------------------------------------------------
+
+ODD = [
+    "stylegan2_ada",
+    "50%_psi",
+    "R&D #1",
+    "$x$",
+    "a~b^c",
+    r"C:\new{x}",
+    "[0] first",
+    "x\n\ny",
+    "<b>",
+]
+BARE = re.compile(r"(?<!\\)[_%#$~^]|\\(?!textbackslash|textascii|textless|textgreater|[&%$#_{}])")
+
+
+def cells_of_tex(folder, table: pd.DataFrame | report.TextTable) -> list[list[str]]:
+    "The cells of a table as LaTeX has it, between its rules."
+    report._write_table(report.Section("odd", "T_1", "", table), folder)
+    tex = (folder / "odd.tex").read_text(encoding="utf-8")
+    lines = [line.removesuffix(r"\\") for line in tex.splitlines() if line.endswith(r"\\")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)&", line)] for line in lines]
+
+
+def test_no_name_is_an_order_to_latex_in_plain_tables(tmp_path):
+    cells = cells_of_tex(tmp_path, pd.DataFrame({"a_b": ODD, "50%": 0.5, r"n\{}": 3}))
+    assert cells[0] == [r"a\_b", r"50\%", r"n\textbackslash{}\{\}"]
+    assert [row[1:] for row in cells[1:]] == [["0.5000", "3"]] * len(ODD)
+    first = [row[0] for row in cells[1:]]
+    assert first[:3] == [r"stylegan2\_ada", r"50\%\_psi", r"R\&D \#1"] and first[7] == "x y"
+    assert not [cell for row in cells for cell in row if BARE.search(cell) or cell[0] in "[<"]
+
+
+def test_nor_in_rows_columns_and_their_names(tmp_path):
+    index = pd.MultiIndex.from_product([["net_1", "net_2"], ODD], names=["net_work", "gen#"])
+    text = pd.DataFrame("0.5 ± 0.1", index, pd.Index(ODD, name="sce_nario"))
+    cells = cells_of_tex(tmp_path, report.TextTable(text, text == ""))
+    words = [re.sub(r"\\multirow\[c\]\{\d+\}\{\*\}", "", cell) for row in cells for cell in row]
+    words = [word.replace(r"$\pm$", "+") for word in words if word]
+    assert not [word for word in words if BARE.search(word) or word[0] == "["]
+    assert {r"net\_work", r"gen\#", r"sce\_nario", "0.5 + 0.1"} <= set(words)
+    assert r"{net\_1}" in words and words.count(r"50\%\_psi") == 3
+
+
+def test_names_of_rows_are_text_in_html(tmp_path):
+    text = pd.DataFrame("0.5", pd.Index(ODD, name="<i>row</i>"), pd.Index(ODD, name="<i>col</i>"))
+    page = report.TextTable(text, text == "").styled().to_html()
+    assert "<i>" not in page and "<b>" not in page and page.count("&lt;b&gt;") == 2
+
+
+def test_the_page_says_which_class_is_positive(tmp_path):
+    tables = make_tables(tmp_path)
+    assert "positive class: not noted" in page_html(Page(tables))
+    said = "synthetic (label '<ai>'), by the setting synthetic"
+    noted = tables._replace(runs=tables.runs.assign(positive=said))
+    assert f"positive class: {html.escape(said)}<" in page_html(Page(noted))
+    several = noted.runs.assign(data=["faces"] * 9 + ["pets"], positive=["a"] * 9 + ["b"])
+    told = report.positive_classes(tables._replace(runs=several))
+    assert told == "positive class: a in faces; b in pets"
