@@ -41,6 +41,7 @@ from cyborg.evaluation import (
 from cyborg.manifest import Manifest, ManifestError
 from cyborg.models import Output, make_network
 from cyborg.saliency import RunningMean, agreement, read_map, resize_map, write_map
+from cyborg.statistics import error_rates
 
 SIZE = 32
 
@@ -671,6 +672,25 @@ def test_accuracy_and_agreement_by_source(manifest, tmp_path):
     assert table.loc["ffhq", "n"] == len(rows) < table.loc["ffhq", "n_images"]
     for metric in METRICS:
         assert table.loc["ffhq", metric] == pytest.approx(rows[metric].mean())
+
+
+@pytest.mark.parametrize("words", [("nature", "ai"), ("genuine", "fake"), ("bona fide", "attack")])
+def test_cameras_are_no_generators_whatever_the_alphabet_says(words):
+    table = pd.DataFrame({"label": np.repeat(words, 4), "source": ["cam"] * 4 + ["gan"] * 4})
+    table["score"] = np.linspace(0, 1, 8)
+    found = auc_table(table).set_index("source")["auc"]
+    assert found["gan"] == 1 and "cam" not in found
+    rates = error_rates(table.assign(score=[0.9, 0, 0, 0, 1, 1, 1, 1]), 0.5).set_index("source")
+    assert rates.loc["gan", ["apcer", "bpcer"]].tolist() == [0, 0.25]
+
+
+def test_labels_that_say_nothing_are_asked_for_unless_the_file_notes_the_order():
+    table = pd.DataFrame({"label": ["0", "1"] * 4, "source": ["cam", "gan"] * 4, "score": 0.5})
+    with pytest.raises(ValueError, match="labels are '0' and '1'.* synthetic="):
+        auc_table(table)
+    assert auc_table(table, classes=("0", "1"))["source"][0] == "gan"
+    table.attrs["classes"] = ["1", "0"]
+    assert auc_table(table)["source"][0] == "cam"
 
 
 def test_three_classes(manifest, tmp_path):

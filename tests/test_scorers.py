@@ -39,6 +39,7 @@ from cyborg.scorers import (
     onnx_scorer,
     predicted_with,
     read_frozen,
+    run_scorer,
     score_frozen,
     score_into,
     score_manifest,
@@ -740,3 +741,56 @@ def test_trust_is_never_taken_from_the_file_that_wants_it(declared, demo, tmp_pa
         make_scorer(entries["upper"], here)
     monkeypatch.setenv("CYBORG_TRUST", "1")
     assert make_scorer(entries["upper"], here).size == 32
+
+
+# --- which of a network's outputs is synthetic ----------------------------------------------------
+
+
+def small_run(folder, classes, **origin):
+    "A run folder of an untrained network."
+    from dataclasses import asdict
+
+    from safetensors.torch import save_file
+
+    from cyborg.training import RunConfig, build_network
+
+    config = RunConfig("m.csv", arch="test_resnet", weights="none", size=64)
+    folder.mkdir()
+    network = build_network(config, 2)
+    save_file(
+        {k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors"
+    )
+    provenance = {"classes": classes, "training_sources": ["camera"], **origin}
+    record = {"settings": asdict(config), "provenance": provenance}
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "history.csv").write_text("epoch\n1\n")
+    return folder
+
+
+def test_the_polarity_of_a_run_is_known_stated_or_asked_for(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    known = run_scorer(small_run(tmp_path / "known", ["real", "fake"]))(pixels)
+    assert np.ptp(known) > 0
+    noted = small_run(tmp_path / "noted", ["1", "0"], positive="synthetic (label '0'), by ...")
+    np.testing.assert_array_equal(run_scorer(noted)(pixels), known)
+    old = small_run(tmp_path / "old", ["ai", "nature"])  # in the order of the alphabet
+    with pytest.raises(ValueError, match="before it was noted .* label: ai or label: nature"):
+        run_scorer(old)
+    np.testing.assert_array_equal(run_scorer(old, "nature")(pixels), known)
+    turned = make_scorer({"kind": "run", "path": str(old), "label": "ai"})
+    np.testing.assert_allclose(turned(pixels), -known, rtol=1e-6)
+    assert turned.settings["label"] == "ai" and "label" not in run_scorer(noted).settings
+    with pytest.raises(ValueError, match="label is 'natur' .did you mean 'nature'"):
+        run_scorer(old, "natur")
+
+
+def test_combinations_follow_the_classes_and_never_the_alphabet():
+    labels = np.array(["nature", "ai"] * 5)
+    table = pd.DataFrame({"image": [str(i) for i in range(10)], "label": labels, "logit_0": 0.0})
+    table["logit_1"] = np.where(labels == "ai", 1.0, -1.0)
+    assert ensemble_table({"a": table})["auc"].tolist() == [1.0]
+    table["label"] = np.where(labels == "ai", "cat", "dog")
+    with pytest.raises(ValueError, match="synthetic="):
+        ensemble_table({"a": table})
+    table.attrs["classes"] = ["dog", "cat"]
+    assert ensemble_table({"a": table})["auc"].tolist() == [1.0]

@@ -30,6 +30,7 @@ from test_training import write_faces
 from cyborg import measures, scorers
 from cyborg.audit import read_audit
 from cyborg.evaluation import METRICS, read_predictions
+from cyborg.manifest import ManifestError, read_manifest
 from cyborg.models import WeightsError, make_network
 from cyborg.runner import LOG, REPORT, Outcome, run_state
 from cyborg.study import (
@@ -135,8 +136,6 @@ def content(faces):
 
 @pytest.fixture(scope="module")
 def toy(faces, tmp_path_factory):
-    from cyborg.manifest import read_manifest
-
     digest = read_manifest(faces / "manifest.csv").digest
     return write_toy(tmp_path_factory.mktemp("toy") / "toy.ipynb", digest)
 
@@ -168,6 +167,8 @@ def toy(faces, tmp_path_factory):
         ({"name": "../x"}, "name '../x' makes no folder"),
         ({"name": 3}, "name is 3 (int), expected a plain folder name"),
         ({"data": {"faces": {"manifest": "m.csv", "rot": "."}}}, "did you mean 'root'?"),
+        ({"settings": {"synthetic": "fake"}}, "settings has synthetic, which data decides"),
+        ({"data": {"f": {"manifest": "m.csv", "synthetic": True}}}, "f: synthetic is True (bool)"),
         ({"data": ["m.csv"]}, "data is ['m.csv'] (list), expected manifests by name"),
         ({"least_maps": 2}, "least_maps is 2, expected a share from 0 to 1"),
         ({"scenarios": {"mine": {"preset": "papr"}}}, "no preset 'papr' (did you mean 'paper'?)"),
@@ -377,6 +378,37 @@ def test_other_images_and_other_maps(content, faces, tmp_path):
     assert runs["segmentation"].maps == "human"
 
 
+def relabelled(faces, path, words):
+    table = pd.read_csv(faces / "manifest.csv", dtype=str, keep_default_na=False)
+    table.assign(label=table["label"].map(words)).to_csv(path, index=False)
+    return {"manifest": str(path), "root": str(faces)}
+
+
+def test_data_say_which_label_is_synthetic_and_all_scenarios_follow(content, faces, tmp_path):
+    place = relabelled(faces, tmp_path / "m.csv", {"authentic": "1", "synthetic": "0"})
+    content |= {"data": {"faces": place}, "scenarios": ["classical", "segmentation"]}
+    with pytest.raises(ManifestError, match=r"m.csv: labels are '0' and '1'.*synthetic="):
+        check_study(make_study(content, runs=tmp_path))
+    study = make_study(content | {"data": {"faces": place | {"synthetic": 0}}}, runs=tmp_path)
+    check_study(study)
+    for config in (run.config for run in study_runs(study)):
+        manifest = read_manifest(config.manifest, config.root, synthetic=config.synthetic)
+        assert (config.synthetic, manifest.classes) == ("0", ("1", "0"))
+    written = next(c.config for c in study_runs(study) if c.scenario == "segmentation").manifest
+    assert read_manifest(written, faces).classes == ("1", "0")  # it says so itself
+
+
+def test_a_study_of_three_classes_is_refused_before_it_runs(content, faces, tmp_path):
+    place = relabelled(faces, tmp_path / "m.csv", {"authentic": "real", "synthetic": "gan"})
+    table = pd.read_csv(tmp_path / "m.csv", dtype=str, keep_default_na=False)
+    table.loc[::5, "label"] = "mask"
+    table.to_csv(tmp_path / "m.csv", index=False)
+    with pytest.raises(
+        StudyError, match=r"measures two classes, .*m.csv has .'gan', 'mask', 'real"
+    ):
+        check_study(make_study(content | {"data": {"faces": place}}, runs=tmp_path))
+
+
 def test_a_study_may_grow_but_not_change(content, tmp_path):
     study = make_study(content, runs=tmp_path)
     study.folder.mkdir()
@@ -397,8 +429,6 @@ def test_a_study_may_grow_but_not_change(content, tmp_path):
 
 def test_scenarios_are_paired_by_seed(content, tmp_path):
     "Same first weights, same batches, epoch after epoch; another seed has others."
-    from cyborg.manifest import read_manifest
-
     content["scenarios"] = ["classical", "cyborg", "shuffled"]
     seen = {}
     for run in study_runs(make_study(content, runs=tmp_path)):

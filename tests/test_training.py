@@ -520,3 +520,43 @@ def test_training_is_the_literal_loop(name, tmp_path):
 def stop_after_two(rows: pd.DataFrame) -> None:
     if len(rows) == 2:
         raise InterruptedError
+
+
+# --- which class is the positive one ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(faces):
+    "The same images, labelled 1 where they are authentic and 0 where they are not."
+    table = pd.read_csv(faces, dtype=str, keep_default_na=False)
+    table["label"] = table["label"].map({"authentic": "1", "synthetic": "0"})
+    table.to_csv(faces.with_name("digits.csv"), index=False)
+    return faces.with_name("digits.csv")
+
+
+def test_labels_that_say_nothing_are_asked_for_before_anything_is_made(digits, tmp_path):
+    with pytest.raises(ManifestError, match="digits.csv: labels are '0' and '1'.* synthetic="):
+        train(run_config(settings(digits, tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stated", ["0", 0])  # papermill makes a number of `-p synthetic 0`
+def test_a_stated_class_is_the_last_and_is_noted_and_printed(digits, tmp_path, capsys, stated):
+    folder = train(run_config(settings(digits, tmp_path, synthetic=stated, epochs=1)))
+    origin = json.loads((folder / "config.json").read_text())["provenance"]
+    said = "synthetic (label '0'), by the setting synthetic"
+    assert origin["classes"] == ["1", "0"] and origin["positive"] == said
+    assert f"positive class: {said}\n" in capsys.readouterr().out
+    turned = run_config(settings(digits, tmp_path, synthetic="1", epochs=1))
+    with pytest.raises(FileExistsError, match="the manifest's content"):
+        train(turned)
+
+
+def test_the_order_of_known_words_is_noted_and_stating_it_makes_no_other_run(undisturbed, faces):
+    record = json.loads((undisturbed / "config.json").read_text())
+    said = "synthetic (label 'synthetic'), by the table of known words"
+    assert record["provenance"]["positive"] == said
+    before = (undisturbed / "config.json").stat().st_mtime_ns
+    own = settings(faces, undisturbed.parent, name=undisturbed.name, synthetic="synthetic")
+    assert train(run_config(own)) == undisturbed
+    assert (undisturbed / "config.json").stat().st_mtime_ns == before
