@@ -767,6 +767,9 @@ def open_page(
 def main(
     manifest: Param("manifest of the images, .csv or .parquet", str) = "",
     root: Param("folder its paths start from; empty: CYBORG_DATA, else the manifest's", str) = "",
+    synthetic: Param(
+        "label that is the synthetic one; empty: the manifest or known words tell", str
+    ) = "",
     split: Param("split the pairs come from; empty: all", str) = "train",
     store: Param(
         "SQLite file or database URL; empty: annotations/NAME.sqlite of the data", str
@@ -805,7 +808,11 @@ def main(
                 f"links: {host} is this machine's own address, which subjects cannot open; "
                 "give the page's with --page_url https://..."
             )
-        images = make_demo() if demo and not manifest else read_manifest(manifest, root or None)
+        images = (
+            make_demo()
+            if demo and not manifest
+            else read_manifest(manifest, root or None, synthetic=synthetic)
+        )
         images = images.split(split) if split else images
         name = Path(manifest).stem if manifest else "demo"
         settings = StudySettings(

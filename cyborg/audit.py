@@ -28,7 +28,15 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tqdm.auto import tqdm
 
 from .evaluation import seen_sources
-from .manifest import Finding, Manifest, atomic_path, audit, over_files, safe_path
+from cyborg.manifest import (
+    Finding,
+    Manifest,
+    atomic_path,
+    audit,
+    default_classes,
+    over_files,
+    safe_path,
+)
 from .pictures import PictureError, decode_square, file_bytes, open_picture
 from .saliency import resize_map
 from .statistics import auc_interval, auc_intervals
@@ -340,12 +348,12 @@ def shortcut_table(
 ) -> pd.DataFrame:  # trait, then the columns of `auc_intervals`; last of a trait "train"
     "AUC that each trait of the files reaches alone, by generator."
     table, parts = traits.table, []
-    names = Manifest(table, Path(), classes).classes
+    names = default_classes(table["label"]) if classes is None else tuple(classes)
     if reason := _unfit(table, names):
         raise ValueError(f"traits: {reason}")
     train, test = ((table["split"] == name).to_numpy() for name in ("train", "test"))
     positive = (table["label"] == names[-1]).to_numpy()
-    seen = seen_sources(Manifest(table, Path()))
+    seen = seen_sources(Manifest(table, Path(), names))
     for trait in (*TRAITS, "all"):
         scores = _trait_scores(trait_features(traits.records, trait), train, positive)
         own = auc_intervals(table.assign(score=scores)[test], seen, level, classes=names)

@@ -472,11 +472,14 @@ def open_photographs(
     source: str = "",  # likewise; empty: the folder's name
     split: str = "test",  # likewise
     root: str | Path = "",  # folder a manifest's paths start from; empty: as read_manifest says
+    synthetic: str = "",  # which label is the positive class; empty: known words tell
 ) -> Manifest:
     "Photographs from a manifest, from folders that say what they hold, or from a plain folder."
     if Path(path).suffix.lower() in (".csv", ".parquet"):
-        return read_manifest(path, root or None)
-    return read_photographs(path, label, source, split) if label else read_folders(path)
+        return read_manifest(path, root or None, synthetic=synthetic)
+    if label:
+        return read_photographs(path, label, source, split)
+    return read_folders(path, synthetic=synthetic)
 
 # %% ../nbs/03_crop.ipynb #d77dd8eb
 def _open_results(path: Path) -> sqlite3.Connection:

@@ -709,8 +709,8 @@ def _class_names(
     | None = None,  # None: as `read_predictions` noted them, else by the labels
 ) -> tuple[str, ...]:  # in the order of the logits
     "Classes of predictions; ValueError where a label is none of them."
-    noted = predictions.attrs.get("classes", default_classes(predictions["label"]))
-    classes = tuple(noted if classes is None else classes)
+    classes = predictions.attrs.get("classes") if classes is None else classes
+    classes = tuple(classes or default_classes(predictions["label"]))
     unknown = sorted(set(predictions["label"].unique()) - set(classes))
     if unknown:
         raise ValueError(f"label {unknown[0]!r} is none of the classes {classes}")

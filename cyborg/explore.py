@@ -77,6 +77,7 @@ from cyborg.manifest import (
     Manifest,
     atomic_path,
     data_name,
+    default_classes,
     manifest_root,
     read_manifest,
     safe_path,
@@ -580,9 +581,10 @@ def joined_predictions(
     table = first[["image", "map", "source", "label"]].copy()
     for column in ("score", *METRICS):
         table[column] = np.mean([run.predictions[column] for run in runs], axis=0)
-    authentic = table["label"] == first.attrs.get("classes", ("authentic",))[0]
+    classes = first.attrs.get("classes") or default_classes(first["label"])
+    last = table["label"] == classes[-1]  # the score is of this one
     return table.assign(
-        row=np.arange(len(table)), error=table["score"].where(authentic, 1 - table["score"])
+        row=np.arange(len(table)), error=table["score"].where(~last, 1 - table["score"])
     )
 
 # %% ../nbs/13a_explore.ipynb #a90a5660
@@ -1453,7 +1455,8 @@ def training_features(
     np.ndarray, pd.DataFrame
 ]:  # (n, N) float16, and the manifest rows of the readable images
     "Pooled features of the training images; made once, then read from the run folder."
-    manifest = read_manifest(run.settings["manifest"], run.root).split("train")
+    classes = run.record["provenance"]["classes"]
+    manifest = read_manifest(run.settings["manifest"], run.root, classes).split("train")
     stamp = {"images": manifest.digest, "weights": weights_digest(network)}
     make = partial(_training_features, manifest, network, batch_size)
     content = _made(run.folder / "features.npz", stamp, make)

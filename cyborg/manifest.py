@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS',
-           'ManifestError', 'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'usable_cores',
-           'did_you_mean', 'default_classes', 'Manifest', 'Finding', 'read_table', 'data_name', 'manifest_root',
-           'read_manifest', 'write_manifest', 'with_protocol', 'over_files', 'guess_from', 'audit', 'validate',
-           'group_split', 'read_folders', 'read_released']
+           'ManifestError', 'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'check_columns',
+           'usable_cores', 'did_you_mean', 'label_word', 'default_classes', 'class_names', 'Manifest', 'positive_class',
+           'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest', 'write_manifest', 'with_protocol',
+           'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
 
 # %% ../nbs/00a_manifest.ipynb #18a7306a
 import hashlib
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pyarrow.parquet import read_schema
 from tqdm.auto import tqdm
 
 import cyborg
@@ -126,13 +127,34 @@ def runs_root(
     "Folder of run folders."
     return _project_root(root, "CYBORG_RUNS", "runs")
 
+# %% ../nbs/00a_manifest.ipynb #5c170211
+def check_columns(
+    names: Sequence[Any],  # of a table's columns, as the file has them
+    where: str,  # who is to blame in the message
+    meanings: Mapping[str, Sequence[str]] | None = None,  # our name -> names of it in files
+) -> None:
+    "ManifestError where two columns have one name, case and blanks aside, or one meaning."
+    plain = ["".join(str(name).casefold().split()) for name in names]
+    for name in filter(None, dict.fromkeys(plain)):
+        alike = [str(names[i]) for i, other in enumerate(plain) if other == name]
+        if len(alike) > 1:
+            raise ManifestError(
+                f"{where} has {len(alike)} columns named alike, {', '.join(map(repr, alike))}; "
+                "remove all but one, or give them different names"
+            )
+    for ours, known in (meanings or {}).items():
+        found = [str(names[i]) for i, name in enumerate(plain) if name in known]
+        if len(found) > 1:
+            raise ManifestError(
+                f"{where} has {len(found)} columns for {ours}, {', '.join(map(repr, found))}; "
+                "remove all but the one that is meant"
+            )
+
 # %% ../nbs/00a_manifest.ipynb #312f395a
 COLUMNS = ("image", "label", "source", "split", "map", "subject")
 OPTIONAL = ("counterpart", "seen")
 SPLITS = ("train", "val", "test")
 CLASSES = ("authentic", "synthetic")
-LABEL_WORDS = {"authentic": "authentic", "real": "authentic", "live": "authentic"}
-LABEL_WORDS |= {"synthetic": "synthetic", "fake": "synthetic", "spoof": "synthetic"}
 _EXAMPLES = 5  # how many offenders are named; enough to see the pattern
 
 
@@ -161,12 +183,34 @@ def _as_text(
         return column.astype(str)
     return column.astype(object).where(column.notna(), "").astype(str)
 
+# %% ../nbs/00a_manifest.ipynb #a6e35223
+_AUTHENTIC = (
+    "authentic real genuine bonafide live original pristine natural nature human camera photo"
+)
+_AUTHENTIC += " photograph photographic untampered unaltered unmanipulated"
+_SYNTHETIC = "synthetic fake generated ai aigenerated computergenerated artificial attack spoof"
+_SYNTHETIC += (
+    " presentationattack manipulated deepfake deepfakes morph morphed gan diffusion forged"
+)
+_SYNTHETIC += " forgery tampered altered synthesized synthesised counterfeit inauthentic"
+LABEL_WORDS = dict.fromkeys(_AUTHENTIC.split(), "authentic")
+LABEL_WORDS |= dict.fromkeys(_SYNTHETIC.split(), "synthetic")
+
+
+def label_word(
+    label: str,  # of an image, or of a folder: 0_real, Bona fide, AI-generated
+) -> str:  # authentic or synthetic; "" for a word that is not known
+    "What a label means, case, blanks, hyphens, underscores and a leading number aside."
+    plain = re.sub(r"[\s_-]+", "", re.sub(r"^\d+[\s_-]+", "", label.strip().casefold()))
+    return LABEL_WORDS.get(plain, "")
+
 # %% ../nbs/00a_manifest.ipynb #395d8cbd
 def _tidy_table(
     table: pd.DataFrame,  # at least COLUMNS, any others
     where: str = "manifest",  # who is to blame in the message
 ) -> pd.DataFrame:  # text only, COLUMNS first, RangeIndex
     "Bring a table into the form every stage relies on."
+    check_columns(table.columns, where)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         came = [str(name) for name in table.columns]
@@ -179,22 +223,91 @@ def _tidy_table(
     return table.assign(**{name: _as_text(table[name]) for name in table.columns})
 
 
-def default_classes(
+def _label_names(
     labels: pd.Series,  # (n,) text
-) -> tuple[str, ...]:  # the paper's two where they fit, else the labels, sorted
-    "Class names in the order of their index."
+    synthetic: str = "",  # a label that is meant as it is written
+) -> list[str]:  # the paper's two where they fit, else the labels, sorted
+    "The names of the classes."
     names = sorted(set(labels.unique()))
     others = [name for name in names if name not in CLASSES]
     # "sythetic" must not quietly become a third class
     misspelt = any(
         get_close_matches(name.strip().casefold(), CLASSES, cutoff=0.8) for name in others
     )
-    if misspelt or not others:
-        return CLASSES
-    # the last class is the positive one, so real goes before fake
-    words = [LABEL_WORDS.get(name.casefold()) for name in names]
-    words = words if all(words) else names
-    return tuple(name for _, name in sorted(zip(words, names, strict=True)))
+    return list(CLASSES) if not others or (misspelt and synthetic not in others) else names
+
+
+def default_classes(
+    labels: pd.Series,  # (n,) text
+    synthetic: str = "",  # label of the positive class; empty: known words tell
+) -> tuple[str, ...]:  # the positive class last; of three or more the labels, sorted
+    "Class names in the order of their index; ManifestError where nothing tells which is positive."
+    names = _label_names(labels, synthetic)
+    if synthetic:
+        if synthetic not in names:
+            hint = did_you_mean(synthetic, names)
+            raise ManifestError(f"synthetic is {synthetic!r}, no label{hint}; there are {names}")
+        return (*(name for name in names if name != synthetic), synthetic)
+    if len(names) != 2 or "" in names:
+        return tuple(names)
+    order = {label_word(name): name for name in names}
+    if set(order) != set(CLASSES):
+        raise ManifestError(
+            f"labels are {names[0]!r} and {names[1]!r}, and no table of words tells which of them "
+            f"is the positive class: say it with synthetic={names[1]!r} or {names[0]!r} (in "
+            "train.ipynb, in data of a study file, in read_manifest), or by a column `synthetic` "
+            "of true and false in the manifest"
+        )
+    return tuple(order[word] for word in CLASSES)
+
+# %% ../nbs/00a_manifest.ipynb #d60b8980
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _marked_label(
+    table: pd.DataFrame,  # tidy
+    where: str = "manifest",  # who is to blame in the message
+) -> str:  # "" without such a column, or where not one of three or more labels is marked
+    "The label that the column `synthetic` marks as the positive one."
+    if "synthetic" not in table:
+        return ""
+    said = table["synthetic"].str.strip().str.casefold().map(_TRUTHS)
+    if said.isna().any():
+        value, row = table["synthetic"][said.isna()].iloc[0], int(said.isna().argmax())
+        raise ManifestError(
+            f"{where}: column synthetic is {value!r} in row {row}, expected true or false; where "
+            "it means something else, give it another name"
+        )
+    labels = table["label"].groupby(said.to_numpy(bool)).unique()
+    true, false = (sorted(labels.get(truth, [])) for truth in (True, False))
+    if both := sorted(set(true) & set(false)):
+        raise ManifestError(
+            f"{where}: column synthetic is true for some images labelled {both[0]!r}, and false "
+            "for others; expected one of the two for each label"
+        )
+    if len(true) + len(false) == 2 and len(true) != 1:
+        raise ManifestError(
+            f"{where}: column synthetic is {str(bool(true)).lower()} for both labels, "
+            f"{' and '.join(true + false)}; expected true for one of them"
+        )
+    return true[0] if len(true) == 1 else ""
+
+# %% ../nbs/00a_manifest.ipynb #1790bb56
+def class_names(
+    table: pd.DataFrame,  # tidy
+    synthetic: str = "",  # label of the positive class; empty: the column, else known words tell
+    where: str = "manifest",  # who is to blame in the message
+) -> tuple[str, ...]:  # as of `default_classes`
+    "Class names by what the user says, by the column `synthetic`, or by known words."
+    marked, synthetic = _marked_label(table, where), str(synthetic)  # a label may be a digit
+    if synthetic and marked and synthetic != marked:
+        raise ManifestError(
+            f"synthetic is {synthetic!r}, but the column synthetic of {where} marks {marked!r}"
+        )
+    try:
+        return default_classes(table["label"], synthetic or marked)
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {error}") from error
 
 # %% ../nbs/00a_manifest.ipynb #dceb2a45
 def _table_digest(
@@ -216,11 +329,11 @@ class Manifest:
 
     table: pd.DataFrame  # COLUMNS and any others; made text with "" for missing, RangeIndex
     root: Path  # folder of the images and maps; made absolute
-    classes: tuple[str, ...] | None = None  # in the order of their index; None: `default_classes`
+    classes: tuple[str, ...] | None = None  # in the order of their index; None: `class_names`
 
     def __post_init__(self):
         table = _tidy_table(self.table)
-        classes = default_classes(table["label"]) if self.classes is None else tuple(self.classes)
+        classes = class_names(table) if self.classes is None else tuple(self.classes)
         if isinstance(self.classes, str) or len(set(classes)) < len(classes) or "" in classes:
             raise ValueError(f"classes must be different names, got {self.classes!r}")
         root = Path(self.root).expanduser().absolute()
@@ -267,6 +380,24 @@ class Manifest:
     def digest(self) -> str:  # sha256, 64 hexadecimal digits
         "Hash of all that is written in the table, and of the class names; not of the root."
         return _table_digest(self.table, self.classes)
+
+# %% ../nbs/00a_manifest.ipynb #4ef81d8b
+def positive_class(
+    manifest: Manifest,
+    synthetic: str = "",  # the setting, if it was given
+) -> str:  # "synthetic (label 'fake'), by the table of known words"
+    "Which class is the positive one, and what decided it."
+    last, marked = manifest.classes[-1], _marked_label(manifest.table)
+    if len(manifest.classes) != 2 and last not in (synthetic, marked):
+        return f"none, since there are {len(manifest.classes)} classes"
+    if last == synthetic:
+        by = "the setting synthetic"
+    elif last == marked:
+        by = "the manifest's column synthetic"
+    else:
+        known = [label_word(name) for name in manifest.classes] == list(CLASSES)
+        by = "the table of known words" if known else "the order of classes that was given"
+    return f"synthetic (label {last!r}), by {by}"
 
 # %% ../nbs/00a_manifest.ipynb #1bbd1e25
 @dataclass(frozen=True)
@@ -323,17 +454,43 @@ def _unknown_names(
 
 def _label_findings(manifest: Manifest) -> list[Finding]:
     "Labels that are no class of the manifest, or that a slip of the keyboard made a class."
-    folded = pd.Series(manifest.classes, dtype=object).str.strip().str.casefold()
+    folded = pd.Series(manifest.classes, dtype=object).str.casefold()
+    folded = folded.str.replace(r"[\s_-]+", "", regex=True)
     alike = [
         repr(name) for name in np.array(manifest.classes, object)[folded.duplicated(keep=False)]
     ]
     return _unknown_names("unknown label", manifest.table["label"], manifest.classes) + _found(
-        "unknown label", alike, "class names that differ only in case or blanks"
+        "unknown label",
+        alike,
+        "class names that differ only in case, blanks, hyphens or underscores",
     )
 
 
+def _plain_paths(
+    images: pd.Series,  # (n,) paths
+) -> pd.Series:  # `./a//b.png` is `a/b.png`
+    "Paths without what adds nothing."
+    plain = images.str.replace(r"/(?:\.?/)+", "/", regex=True)
+    return plain.str.replace(r"^(?:\./+)+", "", regex=True)
+
+
+def _conflict_findings(
+    table: pd.DataFrame,  # tidy
+) -> list[Finding]:
+    "Images of two labels, and rows whose column `class` says another thing than their label."
+    pairs = pd.DataFrame({"image": _plain_paths(table["image"]), "label": table["label"]})
+    pairs = pairs.drop_duplicates()
+    twice = pairs.loc[pairs["image"].duplicated(), "image"].drop_duplicates()
+    found = _found("two labels", twice.tolist(), "images have rows of different labels")
+    if "class" not in table:
+        return found
+    said = [table[name].map(label_word) for name in ("label", "class")]
+    other = table["image"][(said[0] != said[1]) & (said[0] != "") & (said[1] != "")]
+    return found + _found("two labels", other.tolist(), "images have a label and another class")
+
+
 def _lexical_findings(manifest: Manifest) -> list[Finding]:
-    "Unknown labels and splits, empty sources, paths that leave the root."
+    "Unknown labels and splits, empty sources, paths that leave the root, images of two labels."
     table = manifest.table
     fault = "|".join(_PATH_FAULTS.values())
     names = pd.concat([table["image"], table.loc[table["map"] != "", "map"]])
@@ -345,9 +502,20 @@ def _lexical_findings(manifest: Manifest) -> list[Finding]:
         *_unknown_names("unknown split", table["split"], SPLITS),
         *_found("no source", nameless.head(_EXAMPLES).tolist(), "images", count=len(nameless)),
         *_found("unsafe path", offenders, "paths", count=len(bad)),
+        *_conflict_findings(table),
     ]
 
 # %% ../nbs/00a_manifest.ipynb #93278ded
+def _header(
+    path: Path,  # .csv or .parquet
+) -> list[str]:  # names of the columns
+    "The header of a table as the file has it."
+    if path.suffix.lower() == ".parquet":
+        return read_schema(path).names
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    return first.iloc[0].tolist()
+
+
 def read_table(
     path: str | Path,  # .csv (comma, UTF-8, with a header) or .parquet
     **options: Any,  # for pandas.read_csv
@@ -365,10 +533,13 @@ def read_table(
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; data/README.md says what a manifest holds")
     try:
+        check_columns(_header(path) if "header" not in options else [], f"manifest {path}")
         if suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
             table = pd.read_csv(path, dtype=str, keep_default_na=False, **options)
+    except ManifestError:
+        raise
     except pd.errors.EmptyDataError as error:
         raise ManifestError(f"manifest {path} is empty") from error
     except ValueError as error:  # parser, decoder and Arrow errors alike
@@ -400,25 +571,38 @@ def manifest_root(
 def read_manifest(
     path: str | Path,  # .csv or .parquet
     root: str | Path | None = None,  # None: CYBORG_DATA if set, else the manifest's folder
-    classes: Sequence[str] | None = None,  # None: `default_classes`
+    classes: Sequence[str] | None = None,  # None: `class_names`
+    synthetic: str = "",  # label of the positive class; empty: the column, else known words tell
 ) -> Manifest:
     "Read a manifest; ManifestError with all that the letters alone show to be wrong."
     table = _tidy_table(read_table(path), f"manifest {path}")
+    classes = class_names(table, synthetic, f"manifest {path}") if classes is None else classes
     manifest = Manifest(table, manifest_root(path, root), classes)
     _refuse_if_any(f"manifest {path}", _lexical_findings(manifest))
     return manifest
 
 # %% ../nbs/00a_manifest.ipynb #384a63d4
+def _stated_table(
+    manifest: Manifest,
+) -> pd.DataFrame:  # its table, where needed with a column `synthetic`
+    "A table that says which of two classes is the positive one, where its labels do not."
+    table, last = manifest.table, manifest.classes[-1]
+    if "synthetic" in table:
+        stated = _marked_label(table) == last
+    else:
+        stated = [label_word(name) for name in manifest.classes] == list(CLASSES)
+    if stated or len(manifest.classes) != 2:
+        return table
+    return table.assign(synthetic=np.where(table["label"] == last, "true", "false"))
+
+
 def write_manifest(
     manifest: Manifest,  # any
     path: str | Path,  # .csv or .parquet, written atomically
 ) -> Path:  # the file
     "Write a manifest's table, which `read_manifest` gives back; ValueError for another suffix."
-    path = Path(path)
-    writers: dict[str, Callable] = {
-        ".csv": manifest.table.to_csv,
-        ".parquet": manifest.table.to_parquet,
-    }
+    path, table = Path(path), _stated_table(manifest)
+    writers: dict[str, Callable] = {".csv": table.to_csv, ".parquet": table.to_parquet}
     if path.suffix.lower() not in writers:
         raise ValueError(f"path must end in .csv or .parquet, got {path}")
     with atomic_path(path) as temporary:
@@ -427,9 +611,8 @@ def write_manifest(
 
 # %% ../nbs/00a_manifest.ipynb #324d3501
 def _duplicate_findings(manifest: Manifest) -> list[Finding]:
-    "Images named by more than one row; `./a//b.png` is `a/b.png`."
-    plain = manifest.table["image"].str.replace(r"/(?:\.?/)+", "/", regex=True)
-    plain = plain.str.replace(r"^(?:\./+)+", "", regex=True)
+    "Images named by more than one row."
+    plain = _plain_paths(manifest.table["image"])
     again = plain[plain.duplicated()]
     offenders = again.head(_EXAMPLES).tolist()
     return _found("duplicate row", offenders, "rows name an image again", count=len(again))
@@ -859,6 +1042,7 @@ def _map_names(
 def _folder_table(
     root: Path,
     walked: list[tuple[str, list[str]]],  # folders and their images, from `_walk_images`
+    as_named: bool = False,  # leave labels as the folders have them
 ) -> pd.DataFrame:  # image, label, source, split; split is "" without split folders
     "What the names of the folders say of their images."
     tops = sorted({folder.split("/")[0] for folder, _ in walked})
@@ -873,8 +1057,8 @@ def _folder_table(
     parts = pd.DataFrame([folder.split("/")[: depth + 1] for folder, _ in walked])
     folders = pd.DataFrame({"label": parts[depth - 1], "source": parts[depth]})
     folders["source"] = folders["source"].where(folders["source"] != "", folders["label"])
-    words = folders["label"].str.replace(r"^\d+_", "", regex=True).str.casefold().map(LABEL_WORDS)
-    folders["label"] = words if words.notna().all() else folders["label"]
+    words = folders["label"].map(label_word)
+    folders["label"] = words if (words != "").all() and not as_named else folders["label"]
     folders["split"] = parts[0].str.casefold().map(SPLIT_WORDS) if splits else ""
     table = folders.loc[np.repeat(folders.index, [len(names) for _, names in walked])]
     return table.assign(image=[folder + name for folder, names in walked for name in names])
@@ -885,7 +1069,8 @@ def read_folders(
     maps: str | Path | None = None,  # folder of human maps below root
     fractions: dict | None = None,  # for `group_split`, where there are no split folders
     seed: int = 0,  # likewise
-    classes: Sequence[str] | None = None,  # None: `default_classes`
+    classes: Sequence[str] | None = None,  # as the folders are named; None: `class_names`
+    synthetic: str = "",  # name of the folders of the positive class; empty: known words tell
 ) -> Manifest:  # subjects unknown; a file right in its label folder has the label as source
     "Make a manifest from folders of class folders; ManifestError for another layout."
     root = Path(root).expanduser().resolve()
@@ -893,11 +1078,15 @@ def read_folders(
         raise ManifestError(f"root {root} is no folder")
     skip = _under_root(root, maps) if maps else ""
     walked = [(folder, names) for folder, names in _walk_images(root, skip=skip) if names]
-    table = _folder_table(root, walked).reset_index(drop=True).assign(map="", subject="")
+    named = set(classes or ()) - set(CLASSES) or synthetic
+    table = _folder_table(root, walked, bool(named)).reset_index(drop=True)
+    table = table.assign(map="", subject="")
     if (table["split"] == "").all():
         table["split"] = group_split(table, fractions, seed=seed)
     if maps:
         table["map"] = _map_names(table["image"], root, maps)
+    if classes is None:
+        classes = class_names(table, synthetic, f"folder {root}")
     manifest = Manifest(table, root, classes)
     _refuse_if_any(f"folder {root}", _lexical_findings(manifest))
     return manifest
@@ -934,6 +1123,7 @@ def read_released(
     table.columns = ["split", "label", "image", "map"]
     where, root = ", ".join(str(path) for path in lists), Path(root).expanduser().resolve()
     table["split"] = _translated(table["split"], SPLIT_WORDS | {"test": test}, where)
+    table["label"] = table["label"].map(lambda label: label_word(label) or label)
     table["label"] = _translated(table["label"], LABEL_WORDS, where)
     for column in ("image", "map"):
         table[column] = table[column].str.replace(r"^/+", "", regex=True)

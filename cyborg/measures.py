@@ -843,7 +843,7 @@ def _study_people(
 ) -> tuple[AnnotatorMaps, dict]:  # and what tells of a change
     "The annotators of one set of images, or those that were read before."
     record = json.loads((run / "config.json").read_text())
-    settings, classes = record["settings"], record["provenance"].get("classes")
+    settings, classes = record["settings"], record.get("provenance", {}).get("classes")
     manifest = read_manifest(settings["manifest"], settings["root"] or None, classes)
     path = find_annotations(Path(settings["manifest"]).parent, manifest.root)
     stamp = file_stamp(Path(settings["manifest"]), path) | {"code": measures_digest()}
