@@ -19,7 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from inspect import signature
 from itertools import combinations
@@ -55,10 +55,13 @@ from cyborg.evaluation import (
     read_predictions,
 )
 from cyborg.manifest import (
+    CLASSES,
     Manifest,
     atomic_path,
     content_hash,
+    default_classes,
     did_you_mean,
+    label_word,
     safe_path,
     usable_cores,
 )
@@ -157,7 +160,7 @@ def _settings(
 def onnx_scorer(
     path: str | Path,  # .onnx
     how: Preprocessing,
-    label: int = 1,  # as for `log_odds`
+    label: int,  # as for `log_odds`
     gives: str = "logits",  # as for `log_odds`
 ) -> Scorer:
     "A detector from an ONNX file."
@@ -204,7 +207,7 @@ def is_trusted(
 def torchscript_scorer(
     path: str | Path,  # written by torch.jit.save
     how: Preprocessing,
-    label: int = 1,  # as for `log_odds`
+    label: int,  # as for `log_odds`
     gives: str = "logits",  # as for `log_odds`
     device: str = "cpu",
     trusted: bool = False,  # loading runs code from the file: True says that you trust it
@@ -507,15 +510,24 @@ def _network_scorer(network: Network, settings: dict[str, Any], device: str) -> 
 
 def run_scorer(
     path: str | Path,  # run folder
+    label: str = "",  # of its classes the one that is synthetic; empty: as it was trained
     device: str = "cpu",
 ) -> Scorer:
     "A trained run as a frozen scorer."
     run, weights = load_run(path), Path(path) / "model.safetensors"
     if len(run.classes) != 2:
         raise ValueError(f"{path} has {len(run.classes)} classes, expected 2")
+    known = [label_word(name) for name in run.classes] == list(CLASSES)
+    if not (label or known or "positive" in run.record["provenance"]):
+        raise ValueError(
+            f"{path} was trained on {run.classes} before it was noted which is synthetic; say it "
+            f"with label: {run.classes[0]} or label: {run.classes[1]}"
+        )
+    index = _label_index(dict(enumerate(run.classes)), str(label) or run.classes[-1])
     seen = run.record["provenance"]["training_sources"]
     settings = {"kind": "run", "file": content_hash(weights), "seen": seen}
-    return _network_scorer(run.network, settings, device)
+    settings |= {"label": label} if label else {}
+    return replace(_network_scorer(run.network, settings, device), label=index)
 
 
 def attention_scorer(
@@ -715,8 +727,8 @@ def ensemble_table(
 ) -> pd.DataFrame:  # members, "+"-joined; n; auc, pooled; best first
     "AUC of every combination of detectors, fused by mean logit."
     first = next(iter(predictions.values()))
-    classes = first.attrs.get("classes", ("authentic", "synthetic"))
-    synthetic = (first["label"] == classes[1]).to_numpy()
+    classes = first.attrs.get("classes") or default_classes(first["label"])
+    synthetic = (first["label"] == classes[-1]).to_numpy()
     rows = []
     for n in range(1, (largest or len(predictions)) + 1):
         for names in combinations(predictions, n):
@@ -841,7 +853,9 @@ def check_entry(
     needed = [n for n, setting in known.items() if setting.default is setting.empty]
     needed = ["size" if name == "how" else name for name in needed]
     if missing := [name for name in needed if name not in entry]:
-        raise ValueError(f"{kind} lacks {' and '.join(missing)}")
+        what = ", the place of the synthetic class (of one output 1: high is synthetic)"
+        place = what if "label" in missing and known["label"].annotation is int else ""
+        raise ValueError(f"{kind} lacks {' and '.join(missing)}{place}")
     _check_types(entry, {name: p.annotation for name, p in known.items()})
     elsewhere = entry.get("revision") or kind == "huggingface"  # which looks for more than a path
     if not elsewhere and not (place := _place(entry, here)).exists():

@@ -197,7 +197,7 @@ class Study:
     scenarios: dict[str, dict[str, Any]]  # name -> settings of a run, and keys of `_OF_GRID`
     seeds: tuple[int, ...]  # one run each; scenarios are paired by them
     preset: str = "quick"  # a key of `PRESETS`
-    data: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> manifest and root
+    data: dict[str, dict[str, str]] = field(default_factory=dict)  # manifest, root and synthetic
     settings: dict[str, Any] = field(default_factory=dict)  # of every run, by name
     least_maps: float = 0.9  # share of training images with a map below which maps are missing
     robustness: int = 0  # test images a source and label that runs score degraded, too; 0: none
@@ -234,6 +234,7 @@ _PLAIN = re.compile(r"[\w.+-]+")  # what may stand in the name of a folder
 _DECIDED = {
     "manifest": "data",
     "root": "data",
+    "synthetic": "data",
     "runs": "the folder of the study",
     "name": "the grid",
     "arch": "networks",
@@ -346,7 +347,7 @@ def _read_data(
     value: Any,
     here: Path,  # folder of the study file
 ) -> dict[str, dict[str, str]]:
-    "Manifests by name, each a path or a mapping with `manifest` and `root`."
+    "Manifests by name, each a path or a mapping with `manifest`, `root` and `synthetic`."
     found = {}
     for name, entry in _a(
         {} if value is None else value, dict, "data", "manifests by name"
@@ -354,10 +355,15 @@ def _read_data(
         _name(name, "the name of some data")
         entry = {"manifest": entry} if isinstance(entry, str) else entry
         _a(entry, dict, f"data {name}", "a manifest, or a mapping with manifest and root")
-        _known(f"key of data {name}", entry, ("manifest", "root"))
+        label = entry.get("synthetic")
+        if label is not None:
+            label = str(_a(label, (str, int), f"data {name}: synthetic", "a label, in quotes"))
+        _known(f"key of data {name}", entry, ("manifest", "root", "synthetic"))
         if "manifest" not in entry:
             raise StudyError(f"data {name} has no manifest")
-        found[name] = {k: _path(v, here, f"data {name}: {k}") for k, v in entry.items()}
+        places = {k: v for k, v in entry.items() if k != "synthetic"}
+        found[name] = {k: _path(v, here, f"data {name}: {k}") for k, v in places.items()}
+        found[name] |= {"synthetic": label} if label is not None else {}
     return found
 
 # %% ../nbs/10_study.ipynb #ed2fd373
@@ -576,7 +582,7 @@ def _places(
     study: Study,
     name: str,  # of the data
     column: str = "",  # that holds the maps; empty: `map`
-) -> dict[str, str]:  # manifest and root
+) -> dict[str, str]:  # manifest, and root and synthetic where the study says them
     "Where images are listed; a manifest with another column as `map` lies in the study folder."
     if not study.data:
         root = data_root() / "demo"
@@ -587,7 +593,16 @@ def _places(
         return places
     root = manifest_root(places["manifest"], places.get("root"))
     manifest = study.folder / "manifests" / f"{name}-{column}.csv"
-    return {"manifest": str(manifest), "root": str(root)}
+    return places | {"manifest": str(manifest), "root": str(root)}
+
+
+def _read_places(
+    places: Mapping[str, str],  # of `_places`
+) -> Manifest:
+    "The manifest of some data."
+    return read_manifest(
+        places["manifest"], places.get("root"), synthetic=places.get("synthetic", "")
+    )
 
 # %% ../nbs/10_study.ipynb #6d20a1c0
 def study_runs(
@@ -648,7 +663,9 @@ def _study_manifests(
     manifests = {}
     for config in (run.config for run in runs):
         if config.manifest not in manifests:
-            manifests[config.manifest] = read_manifest(config.manifest, config.root or None)
+            manifests[config.manifest] = read_manifest(
+                config.manifest, config.root or None, synthetic=config.synthetic
+            )
     return manifests
 
 # %% ../nbs/10_study.ipynb #7a50ea2f
@@ -663,7 +680,7 @@ def _write_with_maps(
     So agreement is measured against the same maps for all scenarios.
     """
     places = _places(study, data)
-    manifest = read_manifest(places["manifest"], places.get("root"))
+    manifest = _read_places(places)
     if column not in manifest.table:
         hint = (
             did_you_mean(column, tuple(manifest.table)) or f"; it has {', '.join(manifest.table)}"
@@ -790,7 +807,7 @@ def score_systems(
     paths = []
     for data, systems in study.frozen.items():
         places = _places(study, data)
-        manifest = read_manifest(places["manifest"], places.get("root"))
+        manifest = _read_places(places)
         try:
             paths += score_frozen(systems, manifest, study.folder / FROZEN / data, trusted=trusted)
         except ValueError as error:
@@ -822,6 +839,9 @@ def check_study(
     _check_earlier(study)
     _check_networks(runs)
     manifests = _study_manifests(study, runs)
+    for path, manifest in manifests.items():
+        if len(manifest.classes) != 2:
+            raise StudyError(f"a study measures two classes, {path} has {manifest.classes}")
     frozen = (pair for systems in study.frozen.values() for pair in systems.items())
     unopened = [_check_frozen(name, entry, trusted, dry) for name, entry in frozen]
     warnings = [found.text for manifest in manifests.values() for found in validate(manifest)]
@@ -1333,7 +1353,7 @@ def _data_baseline(
     places = _places(study, data)
 
     def make() -> dict[str, pd.DataFrame]:
-        manifest = read_manifest(places["manifest"], places.get("root"))
+        manifest = _read_places(places)
         size = tuple(map(int, cells.split("x")))
         return {"baseline": mean_map_baseline(manifest, size)}
 
@@ -1369,7 +1389,7 @@ def _runs_table(
     table.insert(len(KEYS), "name", [path.name for path in table.pop("folder")])
     runs, known = study_runs(study), {one.run.config.name: one for one in taken}
     origins = [_record(run).get("provenance", {}) for run in runs]
-    for name in ("commit", "code_digest"):
+    for name in ("commit", "code_digest", "positive"):
         table[name] = [origin.get(name) or "" for origin in origins]
     table["cells"] = [known[n].found.cells if n in known else "" for n in table["name"]]
     table["differs"] = [known[n].differs if n in known else "" for n in table["name"]]
@@ -1470,7 +1490,7 @@ def audit_data(
     folders = []
     for data in _grid_data(study):
         places, folder = _places(study, data), study.folder / "audit" / data
-        manifest = read_manifest(places["manifest"], places.get("root"))
+        manifest = _read_places(places)
         stamp = folder / "manifest.digest"
         if not (stamp.is_file() and stamp.read_text() == manifest.digest):
             tell(f"auditing {len(manifest):,} images of {data}")
