@@ -62,6 +62,7 @@ from cyborg.manifest import (
     atomic_path,
     data_name,
     did_you_mean,
+    positive_class,
     read_manifest,
     runs_root,
     validate,
@@ -88,6 +89,7 @@ class RunConfig:
 
     manifest: str  # the images: a .csv or .parquet manifest
     root: str = ""  # folder its paths start from; empty: CYBORG_DATA, else the manifest's folder
+    synthetic: str = ""  # label of the positive class; empty: the manifest or known words tell
     runs: str = ""  # folder of run folders; empty: CYBORG_RUNS, else runs/ of the checkout
     name: str = ""  # of the run folder; empty: put together from data, arch, scenario and seed
     arch: str = "resnet50"  # a network of the paper or any pooled one of timm
@@ -166,6 +168,8 @@ def _check_types(config: RunConfig) -> None:
         value = getattr(config, name)
         if wanted is float and type(value) is int:
             object.__setattr__(config, name, float(value))
+        elif name == "synthetic" and type(value) is int:  # a label may be a digit
+            object.__setattr__(config, name, str(value))
         elif type(value) is not wanted:
             raise SettingsError(
                 f"{name} is {value!r} ({type(value).__name__}), expected {wanted.__name__}"
@@ -433,12 +437,14 @@ def _git_commit() -> str:  # empty outside a checkout
 def provenance(
     manifest: Manifest,
     warnings: list[str],  # what the audit of the manifest found
+    synthetic: str = "",  # the setting
 ) -> dict[str, Any]:
     "Where a run came from: data, code, versions and machine."
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "opencv-python")
     return {
         "manifest_digest": manifest.digest,
         "classes": list(manifest.classes),
+        "positive": positive_class(manifest, synthetic),
         "images": manifest.table["split"].value_counts().to_dict(),
         "training_sources": list(manifest.seen),
         "warnings": warnings,
@@ -467,8 +473,9 @@ def run_codes(
     return [own["code_digest"], *own.get("resumed_by", [])]
 
 
-# Where a run is computed does not change what is computed.
-_NOT_COMPARED = {"runs", "name", "root", "manifest", "workers", "device"}
+# Where a run is computed does not change what is computed; the order of the classes is in the
+# digest of the manifest, whoever stated it.
+_NOT_COMPARED = {"runs", "name", "root", "synthetic", "manifest", "workers", "device"}
 
 
 def differing(
@@ -1005,7 +1012,7 @@ def train(
     Raises before training: `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, and
     `FileExistsError` if the folder holds a run with other settings or data, or is in use.
     """
-    manifest = read_manifest(config.manifest, root=config.root or None)
+    manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
     warnings = [finding.text for finding in validate(manifest)]
     image_weights(manifest.split("train").table, config)  # so that a missing column shows now
     templates = partial(_templates, manifest, config)
@@ -1015,10 +1022,11 @@ def train(
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},
-        "provenance": provenance(manifest, warnings),
+        "provenance": provenance(manifest, warnings, config.synthetic),
     }
-    for line in (*(f"warning: {w}" for w in warnings), f"precision {precision}: {reason}"):
-        accelerator.print(line)
+    told = [f"positive class: {record['provenance']['positive']}"]
+    told += [*(f"warning: {w}" for w in warnings), f"precision {precision}: {reason}"]
+    accelerator.print("\n".join(told))
     with run_folder(config.folder, record, accelerator, overwrite) as folder:
         datasets = make_datasets(manifest, network, config)
         loaders = {

@@ -720,7 +720,7 @@ def test_a_declaration_that_does_not_fit_is_refused(entry, text):
 )
 def test_settings_of_a_scorer_are_checked_before_a_file_is_opened(entry, text, tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"")
-    whole = {"kind": "onnx", "path": "x.onnx", "size": 8}
+    whole = {"kind": "onnx", "path": "x.onnx", "size": 8, "label": 1}
     check_entry(whole, tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=text):
         check_entry(whole | entry, tmp_path)

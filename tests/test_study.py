@@ -265,7 +265,7 @@ def test_any_value_at_any_place_makes_a_study_or_is_refused(content, tmp_path):
     content["scenarios"] += [{"large": {"data": {"faces": "large"}, "map_column": "m"}}]
     content["data"] |= {"large": str(tmp_path / "m.csv")}
     content |= {"least_maps": 0.5, "robustness": 3, "preset": "quick"}
-    system = {"kind": "onnx", "path": "x.onnx", "size": 8, "seen": ["gan"]}
+    system = {"kind": "onnx", "path": "x.onnx", "size": 8, "label": 1, "seen": ["gan"]}
     content["frozen"] = {"faces": {"a": system, "b": {"fusion": ["a"]}}}
     values = [
         None,
