@@ -446,8 +446,14 @@ class AnnotationStore:
     ):
         self.engine = _engine(database_url(store))
         self._lock = RLock()
-        with self.writes() as connection:
-            metadata.create_all(connection)
+        try:
+            with self.writes() as connection:
+                metadata.create_all(connection)
+        except sa.exc.DatabaseError as error:
+            place = self.engine.url.render_as_string(hide_password=True)
+            self.close()
+            text = f"{place} is no store of annotations, or is damaged: {error.orig}"
+            raise AnnotationError(text) from error
 
     @contextmanager
     def writes(
@@ -1337,6 +1343,20 @@ def _checked_marks(
     return checked_strokes(strokes or [], row.width, row.height), runs
 
 # %% ../nbs/12_annotation.ipynb #8c41d0be
+def _table_of(
+    path: str | Path,
+    what: str,  # it should be, for the message
+) -> pd.DataFrame:
+    "A table; AnnotationError for a file that is none."
+    try:
+        return read_table(path)
+    except FileNotFoundError as error:
+        raise AnnotationError(f"there is no file {path}, wanted an {what}") from error
+    except ManifestError as error:
+        text = str(error).removeprefix(f"manifest {path} ")
+        raise AnnotationError(f"{path} is no {what}: it {text}") from error
+
+
 def _column(
     rows: pd.DataFrame,
     name: str,
@@ -1359,14 +1379,12 @@ def read_annotations(
     path: str | Path,  # written by `write_annotations`; or .csv with the same columns
 ) -> pd.DataFrame:  # annotation table
     "Read an annotation table; AnnotationError for another file, with the row that is damaged."
-    try:
-        rows = read_table(path)
-    except ManifestError as error:
-        raise AnnotationError(f"{path} is no annotation table: {error}") from error
+    rows = _table_of(path, "annotation table")
     if missing := {"image", "strokes", "width", "height"} - set(rows):
         raise AnnotationError(f"{path} lacks the columns {sorted(missing)} of an annotation table")
     rows = rows.assign(rle=rows.get("rle"), kind=rows.get("kind", "import"))
-    for name in {"width", "height", "seconds", "answered", "covered", "correct"} & set(rows):
+    numbers = ("width", "height", "seconds", "answered", "covered", "correct", "number")
+    for name in (name for name in numbers if name in rows):
         try:
             rows[name] = _column(rows, name)
         except (ValueError, TypeError) as error:
@@ -1486,7 +1504,7 @@ def read_reaction_times(
     images: str | Path,  # CSV: img_id, img_path
 ) -> pd.DataFrame:  # image, overall, marking, reaction; seconds, as in the file
     "Read the tables of reaction times; AnnotationError for other columns or unknown images."
-    times, names = read_table(annotations), read_table(images)
+    times, names = (_table_of(path, "table of times") for path in (annotations, images))
     for path, table, wanted in (
         (annotations, times, {"image_id", "overall_ann_time", "annotation_time"}),
         (images, names, {"img_id", "img_path"}),
@@ -1547,11 +1565,13 @@ def _read_marks(
     keys: Mapping[str, str] | None,
 ) -> pd.DataFrame:  # annotation table
     suffix = path.suffix.lower()
+    if not path.is_file() and suffix:
+        raise AnnotationError(f"there is no file {path}")
     if suffix not in (".json", ".csv", ".tsv", ".parquet"):
         raise AnnotationError(
             f"{path}: wanted a .json of COCO or Label Studio, a .csv of Label Studio, or a .parquet"
         )
-    ours = suffix == ".parquet" or (suffix == ".csv" and "strokes" in read_table(path))
+    ours = suffix == ".parquet" or (suffix == ".csv" and "strokes" in _table_of(path, "export"))
     coco = suffix == ".json" and "images" in read_json(path, list | dict)
     if not ours and not coco:
         return read_label_studio(path, images, keys)

@@ -41,7 +41,7 @@ class Tally:
         noun: str,  # what is counted: annotations, regions
     ):
         self.path, self.noun, self.read = str(path), noun, 0
-        self.left: dict[str, list[str]] = {}  # reason: what was left out for it
+        self.left: dict[str, tuple[int, str]] = {}  # reason: how many, and the first
         self._silent: set[str] = set()
 
     def leave(
@@ -49,9 +49,11 @@ class Tally:
         reason: str,  # a predicate: has no segmentation
         which: str,  # what was left out
         warn: bool = True,  # False: it was asked for, or is no mark; counted all the same
+        count: int = 1,
     ) -> None:
         "Count something that is left out."
-        self.left.setdefault(reason, []).append(which)
+        before, first = self.left.get(reason, (0, which))
+        self.left[reason] = (before + count, first)
         if not warn:
             self._silent.add(reason)
 
@@ -60,11 +62,11 @@ class Tally:
         rows = [{"file": self.path, "outcome": "read", "count": self.read, "first": ""}]
         common = {"file": self.path}
         left = self.left.items()
-        return rows + [common | {"outcome": r, "count": len(w), "first": w[0]} for r, w in left]
+        return rows + [common | {"outcome": r, "count": n, "first": w} for r, (n, w) in left]
 
     def close(self) -> list[dict]:  # of `counts`
         "Warn of what was left out; AnnotationError where nothing was read."
-        texts = {r: f"{len(w)} ({w[0]} {r})" for r, w in self.left.items()}
+        texts = {r: f"{n} ({w} {r})" for r, (n, w) in self.left.items()}
         if not self.read:
             why = "; left out " + "; ".join(texts.values()) if texts else ""
             raise AnnotationError(f"{self.path}: no {self.noun} could be read{why}")
@@ -350,13 +352,12 @@ class ImageNames:
         rules = ("path", "end", "name")
         if uploaded := {match[1] for match in uploads if match}:
             groups, rules = [[*uploaded]], ("name", "valid")
-        else:
-            groups.append([re.sub(r"^[0-9a-f]{8}-", "", _base(p)) for g in groups for p in g])
         for rule in rules:
             for group in groups:
                 if found := self._by_rule(group, rule):
                     return found
-        return {}
+        stripped = [re.sub(r"^[0-9a-f]{8}-", "", _base(p)) for group in groups for p in group]
+        return self._by_rule(stripped, "name")  # a copy of an uploaded file
 
     def _by_rule(
         self,
@@ -581,6 +582,10 @@ def _from_flat(
             results += [{"from_name": name, **own, "value": own} for own in value]
         else:
             data[name] = value
+    if not results and not {"annotation_id", "annotator"} & set(record):
+        raise AnnotationError(
+            f"it is no task: no data, no regions, only {sorted(map(str, record))[:9]}"
+        )
     one = {"id": data.pop("annotation_id", ""), "completed_by": data.pop("annotator", "")}
     one |= {"lead_time": data.pop("lead_time", None), "result": results}
     return {"id": data.pop("id", ""), "data": data, "annotations": [one]}

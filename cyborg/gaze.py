@@ -38,6 +38,7 @@ class Tracker(NamedTuple):
     unit: str = "pixels"  # of x and y: pixels, share (0 to 1), or "" where it is not known
     origin: str = "top"  # where y starts
     time: str = "ms"  # of durations: ms, s, or ""
+    screen: bool = True  # x and y are counted on the screen, not on the picture
 
 
 TRACKERS = {
@@ -60,7 +61,7 @@ TRACKERS = {
     ),
     "SMI": Tracker(
         ("fixationpositionx", "positionx"), ("fixationpositiony", "positiony"), ("stimulus",),
-        ("participant",), ("eventduration", "fixationduration"), ("category",),
+        ("participant",), ("eventduration", "fixationduration"), ("category",), screen=False,
     ),
     "Gazepoint": Tracker(
         ("fpogx",), ("fpogy",), ("medianame", "mediaid"), ("username", "userid", "user"),
@@ -73,7 +74,7 @@ TRACKERS = {
         ("x", "fixx"), ("y", "fixy"),
         ("image", "crop", "img", "stimulus", "file", "filename"),
         ("subject", "observer", "viewer", "participant"), ("duration", "fixduration"),
-        unit="", time="",
+        unit="", time="", screen=False,
     ),
 }  # fmt: skip
 GAZE = ("image", "subject", "x", "y", "duration")  # columns of a table of fixations
@@ -117,6 +118,8 @@ def _tracker_of(
 ) -> str:  # a key of TRACKERS
     "Whose table it is, by its x and y; AnnotationError where none or two fit."
     fits = [n for n, own in TRACKERS.items() if _first(columns, own.x) and _first(columns, own.y)]
+    if len(fits) > 1 and fits[-1] == "":  # x and y of somebody's own beside a tracker's
+        fits = fits[:-1]
     if len(fits) == 1:
         return fits[0]
     named = [column.name for column in columns]
@@ -146,9 +149,13 @@ def _chosen(
             raise AnnotationError(f"{where} has no column {name!r}{near}, got {list(names)}")
     columns = [_taken_apart(name) for name in names]
     stated = {ours: _taken_apart(name) for ours, name in given.items()}
-    own = [stated[name] for name in ("x", "y") if name in stated] or columns
-    fits = [n for n, t in TRACKERS.items() if own[0].bare in t.x and own[-1].bare in t.y]
-    tracker = TRACKERS[(fits or [""])[0] if len(own) == 2 else _tracker_of(columns, where)]
+    if ("x" in stated) != ("y" in stated):
+        raise AnnotationError(f"columns names {'x' if 'x' in stated else 'y'} alone, wanted both")
+    if "x" in stated:
+        fits = [own for own in TRACKERS.values() if stated["x"].bare in own.x]
+        tracker = (fits or [TRACKERS[""]])[0]
+    else:
+        tracker = TRACKERS[_tracker_of(columns, where)]
     found = {}
     for ours in Tracker._fields[:7]:
         more = getattr(TRACKERS[""], ours) if ours in ("image", "subject", "duration") else ()
@@ -292,7 +299,8 @@ def _text_table(
         raise AnnotationError(
             f"{where} is no table with tabs, semicolons or commas: {lines[0]:.60!r}"
         )
-    extra = [""] if lines[1].endswith(mark) and not lines[0].endswith(mark) else []
+    fields = next(csv.reader([lines[1]], delimiter=mark))
+    extra = [""] if fields[-1] == "" and len(fields) == len(names) + 1 else []
     text = io.StringIO("\n".join(lines[1:]))
     options = {"dtype": str, "keep_default_na": False, "sep": mark, "header": None}
     try:
@@ -317,14 +325,16 @@ def _fixation_rows(
     if "event" in found:
         event = table[found["event"].name].str.strip().str.casefold()
         fixation = event.str.startswith(("fixation", "visual intake")) | event.isin(["1", "true"])
-        for number in np.flatnonzero(~fixation)[: (~fixation).sum()]:
-            tally.leave("is no fixation", f"row {number}", warn=False)
+        if (~fixation).any():
+            first = f"row {table.index[~fixation][0]}"
+            tally.leave("is no fixation", first, False, int((~fixation).sum()))
         table = table[fixation]
     if "index" in found:
         keys = [found[name].name for name in ("image", "subject", "index") if name in found]
         same = (table[keys] == table[keys].shift(-1)).all(axis=1)
-        for number in table.index[same]:
-            tally.leave("is a sample of the same fixation", f"row {number}", warn=False)
+        if same.any():
+            first = f"row {table.index[same][0]}"
+            tally.leave("is a sample of the same fixation", first, False, int(same.sum()))
         table = table[~same]
     return table
 
@@ -357,8 +367,8 @@ def _fixations(
         ("has no place or duration", ~here),
         ("has no picture", here & (gaze["image"] == "")),
     ):
-        for number in gaze.index[bad]:
-            tally.leave(reason, f"row {number}")
+        if bad.any():
+            tally.leave(reason, f"row {gaze.index[bad][0]}", count=int(bad.sum()))
     gaze = gaze[here & (gaze["image"] != "")].reset_index(drop=True)
     tally.read = len(gaze)
     counts = tally.close()
@@ -369,6 +379,9 @@ def _fixations(
     if "duration" in found:
         known = found["duration"].unit or tracker.time
         gaze["duration"] = _milliseconds(gaze["duration"], time, known, where)
+    if shown is None and tracker.screen and not found["x"].unit.startswith("mcs"):
+        text = f"{where}: {found['x'].name!r} is counted on the screen (or surface), taken for the "
+        warnings.warn(text + "picture; say where it lay with shown", stacklevel=3)
     gaze = _on_picture(gaze, unit, origin or tracker.origin, shown)[list(GAZE)]
     gaze.attrs = {"unit": "pixels" if unit == "pixels" and shown is None else "share"}
     gaze.attrs["imported"] = counts
