@@ -308,9 +308,9 @@ def read_picture(
 def picture_size(
     path: str | Path,
 ) -> tuple[int, int]:  # width and height in pixels, upright
-    "The size of a picture; pixels are decoded for PNG alone, whose orientation may come last."
+    "The size of a picture, from its header where that tells it."
     with open_picture(path) as image:
-        if image.format == "PNG":
+        if image.format in ("PNG", "TIFF"):  # PNG may say it last, TIFF is turned by loading
             image.load()
         lying = _orientation(image) >= 5
         return image.size[::-1] if lying else image.size
