@@ -85,16 +85,17 @@ _TEXT_ROOM = 1 << 20  # bytes of unpacked text that are kept of one picture
 def _text_size(
     kind: bytes,  # tEXt, zTXt or iTXt
     body: bytes,  # of the chunk
-) -> int | None:  # bytes when unpacked, at most a little more than _TEXT_ROOM; None: not needed
+    room: int,  # bytes that are left for it
+) -> int | None:  # bytes when unpacked, more than `room` where it is too large; None: not needed
     "How much memory a text takes that may hold an orientation."
     key, _, rest = body.partition(b"\0")
-    if key not in _TURNS:
+    if key not in _TURNS or not room:
         return None
     if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] != b"\1"):
         return len(body)
     packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
     try:
-        return len(zlib.decompressobj().decompress(packed, _TEXT_ROOM + 1))
+        return len(zlib.decompressobj().decompress(packed, room + 1))
     except zlib.error:
         return None
 
@@ -102,6 +103,7 @@ def _text_size(
 def _needed_size(
     kind: bytes,  # of a chunk
     body: memoryview,  # and its checksum
+    room: int,  # bytes that are left for texts
 ) -> int | None:  # bytes of text it holds; None: it is left out
     "Whether pixels or their orientation need a chunk of a PNG."
     if kind[:1].isupper() or kind in _PIXELS:
@@ -111,7 +113,7 @@ def _needed_size(
     body, check = bytes(body[:-4]), bytes(body[-4:])
     if zlib.crc32(kind + body).to_bytes(4, "big") != check:
         return None
-    return 0 if kind == b"eXIf" else _text_size(kind, body)
+    return 0 if kind == b"eXIf" else _text_size(kind, body, room)
 
 # %% ../nbs/00_pictures.ipynb #aa6ca901
 def _bare_png(
@@ -122,12 +124,11 @@ def _bare_png(
     while at + 8 <= len(data):
         kind = data[at + 4 : at + 8]
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind, body, checksum
-        size = _needed_size(kind, view[at + 8 : end])
+        size = _needed_size(kind, view[at + 8 : end], room)
         if size is None or size > room:
             parts.append(view[start:at])
             start = end
-        else:
-            room -= size
+        room -= min(room, size or 0)  # also for what was too large: unpacking takes time
         at = end
     return b"".join([*parts, view[start:]]) if parts else data
 

@@ -213,7 +213,7 @@ def png_with(*chunks: bytes, last: bool = False, image: Image.Image | None = Non
 
 
 BIG = zlib.compress(b'{"node": 1}' * 150_000)
-BOMB = zlib.compress(bytes(200 << 20), 9)  # 200 MB of text in 200 kB
+BOMB = zlib.compress(bytes(50 << 20), 9)  # 50 MB of text in 50 kB
 TEXTS = {
     "zTXt": [chunk(b"zTXt", b"workflow\0\0" + BIG)],
     "iTXt": [chunk(b"iTXt", b"workflow\0\1\0\0\0" + BIG)],
@@ -260,8 +260,23 @@ def test_texts_of_a_png_are_not_unpacked_into_memory(monkeypatch):
     for texts in TEXTS.values():
         pictures.read_picture(png_with(*texts))
     assert max(sizes) < 100_000
-    unpacked = [pictures._text_size(b"zTXt", b"XML:com.adobe.xmp\0\0" + BOMB)]
-    assert max(unpacked) == pictures._TEXT_ROOM + 1
+
+
+def test_texts_of_a_png_cost_no_more_time_than_one_of_them(monkeypatch):
+    unpacked, real = [], zlib.decompressobj
+
+    class Counting:
+        def decompress(self, data, limit):
+            found = real().decompress(data, limit)
+            unpacked.append(len(found))
+            return found
+
+    monkeypatch.setattr(pictures.zlib, "decompressobj", Counting)
+    for bomb in (BOMB, zlib.compress(b"x" * 1_000_000)):
+        texts = [chunk(b"zTXt", b"XML:com.adobe.xmp\0\0" + bomb)] * 300
+        unpacked.clear()
+        assert len(pictures._bare_png(png_with(*texts))) < 30_000
+        assert sum(unpacked) < 3 << 20
 
 
 def test_an_orientation_hidden_in_a_text_of_a_png_is_obeyed():
