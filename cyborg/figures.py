@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SCENARIO_COLOURS', 'SCENARIO_DASHES', 'SCENARIO_SYMBOLS', 'LABEL_COLOURS', 'SOURCE_COLOURS', 'TEMPLATE',
-           'METRIC_LABELS', 'Style', 'scenario_style', 'loss_curves', 'accuracy_curves', 'training_curves',
-           'live_figure', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'data_uri', 'sample_rows',
-           'manifest_samples', 'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair', 'agreement_histogram',
-           'auc_by_source']
+           'METRIC_LABELS', 'Style', 'scenario_style', 'plotly_text', 'loss_curves', 'accuracy_curves',
+           'training_curves', 'live_figure', 'thinned_roc', 'roc_by_source', 'colour_table', 'overlay', 'data_uri',
+           'sample_rows', 'manifest_samples', 'sample_titles', 'sample_grid', 'map_grid', 'mean_map_pair',
+           'agreement_histogram', 'auc_by_source']
 
 # %% ../nbs/11_figures.ipynb #9113d555
 import base64
+import html
 import io
 import json
 import zlib
@@ -129,6 +130,13 @@ def _titled(figure: go.Figure, title: str, subtitle: str = "", **layout) -> go.F
     if subtitle:
         figure.update_layout(title_subtitle_text=subtitle)
     return figure
+
+# %% ../nbs/11_figures.ipynb #0f19a0f8
+def plotly_text(
+    name: str,  # of a source or a label
+) -> str:
+    "A name that plotly shows letter by letter."
+    return html.escape(str(name), quote=False).replace("%{", "&#37;{")
 
 # %% ../nbs/11_figures.ipynb #b3681fad
 def _check_table(table: pd.DataFrame, columns: Sequence[str], argument: str) -> pd.DataFrame:
@@ -401,10 +409,11 @@ def _add_roc(
         x=curve[:, 0],
         y=curve[:, 1],
         customdata=curve[:, 2],
-        name=f"{source}: {auc}",
+        name=f"{plotly_text(source)}: {auc}",
         meta=source,
         mode="lines",
-        hovertemplate=f"<b>{source}</b> ({n:,})<br>against {against.replace('|', ', ')} ({m:,})<br>"
+        hovertemplate=f"<b>{plotly_text(source)}</b> ({n:,})<br>"
+        f"against {plotly_text(against.replace('|', ', '))} ({m:,})<br>"
         "FPR %{x:.3f}, TPR %{y:.3f}<br>score ≥ %{customdata:.3f}<extra></extra>",
     )
 
@@ -604,12 +613,13 @@ def manifest_samples(
         raise ValueError(f"table has {len(table)} rows, expected {len(images)} like images")
     figure, names, widest = go.Figure(), [], 0
     groups = table.reset_index(drop=True).groupby(["label", "source"], sort=True)
-    for row, ((label, source), rows) in enumerate(groups):
+    for row, (key, rows) in enumerate(groups):
+        label, source = map(plotly_text, key)
         names.append((row, f"<b>{source}</b><br>{label}"))
         widest = max(widest, len(rows))
         for col, i in enumerate(rows.index):
             text = f"{source} ({label})"
-            text += f"<br>{rows['image'][i]}" if "image" in rows else ""
+            text += f"<br>{plotly_text(rows['image'][i])}" if "image" in rows else ""
             figure.add_trace(_tile(images[i], row, col, text))
     _titled(figure, title, f"{len(images)} images of {len(names)} sources")
     return _grid_axes(figure, names, widest, len(names))
@@ -621,7 +631,7 @@ def sample_titles(
 ) -> list[str]:
     "Title of each picture: its source, and its score from 0 to 1."
     _check_table(rows, ["source", "score"], "rows")
-    names = [_short(name, longest) for name in rows["source"]]
+    names = [plotly_text(_short(name, longest)) for name in rows["source"]]
     return [
         f"{name}<br>score {score:.2f}" for name, score in zip(names, rows["score"], strict=True)
     ]
@@ -706,18 +716,24 @@ def map_grid(
     columns = list(dict.fromkeys(name for row in maps.values() for name in row))
     if not columns:
         raise ValueError("maps is empty, expected at least one map")
-    figure = go.Figure()
+    figure, shown = go.Figure(), lambda text: text if "<br>" in text else plotly_text(text)
     for r, (row, cells) in enumerate(maps.items()):
         for c, name in enumerate(columns):
             if cells.get(name) is not None:
                 map = _check_map(cells[name], f"maps[{row!r}][{name!r}]")
-                figure.add_trace(_heat_tile(map, r, c, f"{row} {name}".strip(), smooth))
+                figure.add_trace(_heat_tile(map, r, c, shown(f"{row} {name}".strip()), smooth))
             else:
                 _caption(figure, "no map", r + 0.55, c)
     for c, name in enumerate(columns):
-        _caption(figure, name if "<br>" in name else _short(name), 0, c)
+        _caption(figure, name if "<br>" in name else plotly_text(_short(name)), 0, c)
     _titled(figure, title, subtitle)
-    _grid_axes(figure, list(enumerate(maps)), len(columns), len(maps), "saliency (0 to 1)")
+    _grid_axes(
+        figure,
+        list(enumerate(shown(row) for row in maps)),
+        len(columns),
+        len(maps),
+        "saliency (0 to 1)",
+    )
     return figure.update_layout(
         coloraxis_colorscale=colours, margin_t=125, height=figure.layout.height + 30
     )
@@ -816,13 +832,14 @@ def _add_histogram(
         x=np.append(edges[0], edges),
         y=np.concatenate([[0], share, [0]]),
         customdata=np.concatenate([[0], counts, [0]]),
-        name=f"{name} (n = {len(values):,}, {middle} {centre:.2f})",
+        name=f"{plotly_text(name)} (n = {len(values):,}, {middle} {centre:.2f})",
         meta=name,
         line=dict(color=colour, width=2, shape="hv"),
         mode="lines",
         fill="tozeroy",
         fillcolor=f"rgba{(*_rgb(colour), 0.15)}",
-        hovertemplate=f"<b>{name}</b><br>from %{{x:.2f}}: %{{y:.1f}} % (%{{customdata:,}})"
+        hovertemplate=f"<b>{plotly_text(name)}</b><br>"
+        "from %{x:.2f}: %{y:.1f} % (%{customdata:,})"
         "<extra></extra>",
     )
     figure.add_vline(centre, line=dict(color=colour, dash="dot", width=2))
@@ -859,7 +876,7 @@ def _add_dots(figure: go.Figure, group: pd.DataFrame, name: str, y: Sequence[flo
     figure.add_scatter(
         x=group["mean"],
         y=y,
-        customdata=group[["measure", "sd", "n"]],
+        customdata=group[["measure", "sd", "n"]].assign(measure=group["measure"].map(plotly_text)),
         name=f"{name} ({n} run{'s' if n > 1 else ''})",
         meta=name,
         mode="markers",
@@ -902,7 +919,8 @@ def _auc_axes(figure: go.Figure, slots: Mapping, lowest: float) -> go.Figure:
     figure.update_yaxes(
         tickvals=list(slots.values()),
         ticktext=[
-            _WORDS.get(name, name) or f"<b>{kind.removeprefix('AUC, ')}</b>" for kind, name in slots
+            plotly_text(_WORDS.get(name, name)) or f"<b>{kind.removeprefix('AUC, ')}</b>"
+            for kind, name in slots
         ],
         range=[len(slots) - 0.4, -0.6],
         ticks="",

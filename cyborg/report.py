@@ -42,6 +42,7 @@ from cyborg.figures import (
     accuracy_curves,
     auc_by_source,
     map_grid,
+    plotly_text,
     scenario_style,
 )
 from .manifest import atomic_path, did_you_mean
@@ -370,6 +371,11 @@ _WORDS = {
     **{"macro_unseen": "mean of unseen", "macro_seen": "mean of seen", "macro": "mean of all"},
     **{"pooled": "pooled (as in the paper)", "worst": "worst generator", "max": "worst generator"},
 }
+
+
+def _shown(source: str) -> str:
+    "A source or a summary as figures name it."
+    return plotly_text(_WORDS.get(source, source))
 
 
 def main_table(
@@ -712,7 +718,7 @@ def difference_figure(
         ticks="",
     )
     figure.update_xaxes(
-        title_text=f"AUC minus that of {baseline}, {_WORDS.get(source, source)}",
+        title_text=f"AUC minus that of {baseline}, {_shown(source)}",
         range=_spread(figure),
     )
     figure.update_layout(
@@ -877,7 +883,7 @@ def roc_panels(
         _panel_name(tables, *cell): rocs[(rocs["data"] == cell[0]) & (rocs["network"] == cell[1])]
         for cell in cells_of(tables)
     }
-    figure = _roc_grid(tables, panels, given, f"ROC, {_WORDS.get(source, source)}")
+    figure = _roc_grid(tables, panels, given, f"ROC, {_shown(source)}")
     return _noted(figure, tables, rocs)
 
 
@@ -895,7 +901,7 @@ def roc_by_generator(
         raise ReportError(f"no run of {network} on {data} is finished")
     marks = {key[-1]: mark for key, mark in _seen_marks(rocs).items()}
     names = sorted(rocs["source"].unique(), key=lambda name: (marks[name] != "", name))
-    panels = {name + marks[name]: rocs[rocs["source"] == name] for name in names}
+    panels = {plotly_text(n) + marks[n]: rocs[rocs["source"] == n] for n in names}
     title = f"ROC by generator, {_panel_name(tables, data, network)}"
     return _noted(_roc_grid(tables, panels, given, title), tables, rocs)
 
@@ -1176,7 +1182,7 @@ def frozen_by_generator(
         dots.update(error_x=dict(**ends, thickness=1.2), name=row.network)
         figure.add_trace(dots.update(hovertemplate="%{x:.3f}", meta="system"))
     figure.add_vline(0.5, line=dict(color="#777777", dash="dot", width=1.5))
-    names = [_WORDS.get(source, source) for source in order]
+    names = [_shown(source) for source in order]
     ends = dict(range=[len(order) - 0.5, -0.5], ticks="")
     figure.update_yaxes(ends, tickvals=list(range(len(order))), ticktext=names)
     figure.update_xaxes(title_text="AUC")
@@ -1199,7 +1205,8 @@ def frozen_roc_by_generator(
     rocs = rocs[(rocs["data"] == data) & rocs["network"].isin(names) & rocs["seen"].notna()]
     rocs = rocs.assign(scenario=rocs["network"])
     rows = tables.frozen.measures.assign(scenario=tables.frozen.measures["network"])
-    panels = {name: rocs[rocs["source"] == name] for name in sorted(rocs["source"].unique())}
+    sources = sorted(rocs["source"].unique())
+    panels = {plotly_text(name): rocs[rocs["source"] == name] for name in sources}
     own = tables._replace(study={}, measures=rows)
     figure = _roc_grid(own, panels, "fpr", f"ROC by generator: detectors of others, {data}")
     figure.update_layout(title_subtitle_text="One run each, so no band")
@@ -1618,7 +1625,7 @@ def robustness_figure(
         figure.update_xaxes(tickvals=levels["severity"], ticktext=ticks, **place)
         figure.update_xaxes(title_text=own["unit"].iloc[0], title_standoff=4, **place)
     figure.update_yaxes(title_text="AUC", col=1)
-    note = f"{_WORDS.get(source, source)}; both classes degraded alike; bar: ±1 sd over runs"
+    note = f"{_shown(source)}; both classes degraded alike; bar: ±1 sd over runs"
     figure.update_layout(
         template=TEMPLATE,
         title_text=f"Robustness, {network}",

@@ -672,3 +672,42 @@ def test_comparison_names_what_is_wrong():
         auc_by_source({"cyborg": make_aucs().drop(columns="auc")})
     with pytest.raises(ValueError, match="tables has no AUC that is a number"):
         auc_by_source({"cyborg": make_aucs().assign(auc=np.nan)})
+
+
+# --- names that plotly would read as orders -------------------------------------------------------
+
+ODD = "<b>gan</b> 50%{x}"
+TOLD = "&lt;b&gt;gan&lt;/b&gt; 50&#37;{x}"
+
+
+def texts_of(content) -> list[str]:
+    "All texts of a figure that plotly draws; `meta` is for programs."
+    if isinstance(content, dict):
+        return [t for key, part in content.items() if key != "meta" for t in texts_of(part)]
+    if isinstance(content, (list, tuple, np.ndarray)):
+        return [text for part in content for text in texts_of(part)]
+    return [content] if isinstance(content, str) else []
+
+
+def odd_figures():
+    rows = pd.DataFrame(
+        {"label": ["authentic", "synthetic"] * 4, "source": ["<i>cam</i>", ODD] * 4}
+    )
+    rows = rows.assign(score=np.linspace(0, 1, 8), cc=0.5, split="test", image="<u>a</u>.png")
+    pictures = np.zeros((8, 8, 8, 3), np.uint8)
+    aucs = pd.DataFrame({"source": [ODD, "pooled"], "seen": [False, None], "auc": [0.7, 0.8]})
+    return {
+        "roc": roc_by_source(rows, seen=[]),
+        "samples": manifest_samples(pictures, rows),
+        "grid": sample_grid(pictures, None, np.zeros((8, 2, 2)), sample_titles(rows)),
+        "maps": map_grid({"cyborg": {ODD: np.zeros((2, 2))}, ODD: {"x": np.zeros((2, 2))}}),
+        "histogram": agreement_histogram(rows, by="source"),
+        "aucs": auc_by_source({"cyborg": [aucs, aucs]}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["roc", "samples", "grid", "maps", "histogram", "aucs"])
+def test_names_of_sources_are_shown_letter_by_letter(kind):
+    texts = texts_of(odd_figures()[kind].to_dict())
+    assert not [t for t in texts if "<b>gan" in t or "%{x} " in t or "<i>cam" in t or "<u>a" in t]
+    assert [text for text in texts if TOLD in text or TOLD[:12] in text]
