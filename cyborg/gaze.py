@@ -139,7 +139,8 @@ def _chosen(
     where: str,
 ) -> tuple[Tracker, dict[str, Column]]:  # ours -> the file's
     "Which column is which; AnnotationError where one is missing or named twice."
-    if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
+    plain = ["".join(name.casefold().split()) for name in names]
+    if twice := [n for n, own in zip(names, plain, strict=True) if plain.count(own) > 1]:
         raise AnnotationError(f"{where} names the column {twice[0]!r} twice")
     if strange := set(given) - set(Tracker._fields[:7]):
         raise AnnotationError(f"columns names {sorted(strange)[0]!r}, wanted some of {GAZE}")
@@ -158,8 +159,15 @@ def _chosen(
         tracker = TRACKERS[_tracker_of(columns, where)]
     found = {}
     for ours in Tracker._fields[:7]:
+        own = getattr(tracker, ours)
+        several = [*{column.bare: column.name for column in columns if column.bare in own}.values()]
+        if tracker is TRACKERS[""] and ours not in stated and len(several) > 1:
+            raise AnnotationError(
+                f"{where} has {len(several)} columns for {ours}, {', '.join(map(repr, several))}; "
+                f"say which with columns={{{ours!r}: ...}}"
+            )
         more = getattr(TRACKERS[""], ours) if ours in ("image", "subject", "duration") else ()
-        column = stated.get(ours) or _first(columns, (*getattr(tracker, ours), *more))
+        column = stated.get(ours) or _first(columns, (*own, *more))
         if column:
             found[ours] = column
     return tracker, found

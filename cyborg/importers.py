@@ -28,6 +28,7 @@ from cyborg.manifest import (
     did_you_mean,
     group_split,
     over_files,
+    positive_class,
     read_folders,
     read_manifest,
     read_released,
@@ -266,13 +267,15 @@ def _unknown_makers(
 def folders(
     root: str,  # holds <split>/<label>[/<source>]/ or <label>[/<source>]/
     maps: str = "",  # folder of human maps below root, with the names of the images
+    synthetic: str = "",  # name of the folders of the positive class; empty: known words tell
 ) -> Imported:
     "Bring in a folder of class folders; ManifestError for another layout."
-    manifest = read_folders(root, maps or None)
+    manifest = read_folders(root, maps or None, synthetic=synthetic)
     counts = manifest.table.groupby(["split", "label", "source"], sort=False).size()
     notes = [
         f"{n:,} images {label} in {split}: {source}" for (split, label, source), n in counts.items()
     ]
+    notes.append(f"positive class: {positive_class(manifest, synthetic)}")
     mapped = int((manifest.table["map"] != "").sum())
     if maps:
         notes.append(f"{mapped:,} of {len(manifest):,} images have a map under {maps}")

@@ -301,3 +301,21 @@ def test_real_gaze_in_shares_gives_the_maps_of_its_pixels(tmp_path):
     came = dict(fixation_maps(back, (256, 256), 10.0))
     assert len(wanted) == 108 and list(came) == list(wanted)
     assert max(np.abs(came[name] - wanted[name]).max() for name in wanted) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("image,file,subject,x,y", "2 columns for image, 'image', 'file'; say which with columns"),
+        ("image,subject,observer,x,y", "2 columns for subject, 'subject', 'observer'"),
+        ("image,subject,x,fix_x,y", "2 columns for x, 'x', 'fix_x'"),
+        ("image,subject,x,y,X ", "names the column 'x' twice"),
+    ],
+)
+def test_two_columns_of_one_meaning_are_asked_about(tmp_path, header, told):
+    text = f"{header}\na.png,b,40,50,60\n"
+    with pytest.raises(AnnotationError, match=told):
+        gaze(tmp_path, text)
+    if "file" in header:
+        stated = gaze(tmp_path, text.replace("b,40", "b.png,c"), columns={"image": "file"})
+        assert stated["image"].tolist() == ["b.png"]

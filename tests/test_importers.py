@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cyborg.importers import (
     IMPORTERS,
     Imported,
     ai_face,
     deepfakebench,
+    folders,
     genimage,
     import_command,
     und_wacv_2023,
@@ -371,3 +373,17 @@ def test_another_suffix_is_refused_before_anything_is_written(tmp_path):
     touch(tmp_path, "ADM/train/ai/1.png", "ADM/train/nature/1.png")
     with pytest.raises(ValueError, match=r"must end in \.csv or \.parquet"):
         write_imported(Imported(genimage(str(tmp_path)).manifests, []), tmp_path / "faces.txt")
+
+
+def test_folders_of_unknown_names_ask_which_is_positive_and_the_manifest_says_it(tmp_path):
+    for label in ("0", "1"):
+        for i in range(20):
+            path = tmp_path / "faces" / label / f"{label}{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), i).save(path)
+    with pytest.raises(ManifestError, match="labels are '0' and '1'.* synthetic="):
+        folders(str(tmp_path / "faces"))
+    found = folders(str(tmp_path / "faces"), synthetic="0")
+    assert "positive class: synthetic (label '0'), by the setting synthetic" in found.notes
+    [path] = write_imported(found, tmp_path / "m.csv")
+    assert read_manifest(path, tmp_path / "faces").classes == ("1", "0")
