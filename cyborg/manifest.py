@@ -7,7 +7,8 @@ __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'SEEN_WORD
            'ManifestError', 'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'check_columns',
            'usable_cores', 'did_you_mean', 'label_word', 'default_classes', 'class_names', 'Manifest', 'positive_class',
            'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest', 'write_manifest', 'with_protocol',
-           'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
+           'Protocol', 'read_protocol', 'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders',
+           'read_released']
 
 # %% ../nbs/00a_manifest.ipynb #18a7306a
 import hashlib
@@ -716,6 +717,30 @@ def with_protocol(
         said = table.get("counterpart", pd.Series("", table.index))
         table["counterpart"] = table["source"].map(dict(counterparts)).fillna(said)
     return Manifest(table, manifest.root, manifest.classes)
+
+# %% ../nbs/00a_manifest.ipynb #a4a5d12a
+class Protocol(NamedTuple):
+    "What a setting says of sources, for `with_protocol`."
+
+    seen: tuple[str, ...]
+    counterparts: dict[str, str]
+
+
+def read_protocol(
+    seen: str = "",  # sources with commas between them
+    counterparts: str = "",  # generator=camera|camera, with commas between them
+) -> Protocol:
+    "Read what two settings say; ManifestError for another form."
+    pairs = [part.split("=") for part in counterparts.split(",") if part.strip()]
+    if wrong := [pair for pair in pairs if len(pair) != 2 or not all(map(str.strip, pair))]:
+        raise ManifestError(
+            f"counterparts has {'='.join(wrong[0])!r}, wanted GENERATOR=CAMERA, or "
+            "GENERATOR=CAMERA|CAMERA, with commas between them"
+        )
+    named = {generator.strip(): cameras.strip() for generator, cameras in pairs}
+    if len(named) < len(pairs):
+        raise ManifestError(f"counterparts names a generator twice: {counterparts!r}")
+    return Protocol(tuple(name.strip() for name in seen.split(",") if name.strip()), named)
 
 # %% ../nbs/00a_manifest.ipynb #7e2278b1
 _CHUNK = 256  # files a thread takes at a time

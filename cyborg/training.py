@@ -59,13 +59,16 @@ from .guidance import GUIDANCES, Imputation, guided_loss, time_weights
 from .loss import DISTANCES, LossParts, cyborg_loss, dynamic_alpha, weighted_sum
 from cyborg.manifest import (
     Manifest,
+    ManifestError,
     atomic_path,
     data_name,
     did_you_mean,
     positive_class,
     read_manifest,
+    read_protocol,
     runs_root,
     validate,
+    with_protocol,
 )
 from .models import Network, Output, make_network
 from cyborg.released import (
@@ -90,6 +93,9 @@ class RunConfig:
     manifest: str  # the images: a .csv or .parquet manifest
     root: str = ""  # folder its paths start from; empty: CYBORG_DATA, else the manifest's folder
     synthetic: str = ""  # label of the positive class; empty: the manifest or known words tell
+    seen: str = ""  # sources that were trained on under another name, with commas
+    counterparts: str = ""  # generator=camera|camera, with commas; empty: as the manifest says
+    cache: str = "training"  # decoded images that are kept on disk: of training, or all
     runs: str = ""  # folder of run folders; empty: CYBORG_RUNS, else runs/ of the checkout
     name: str = ""  # of the run folder; empty: put together from data, arch, scenario and seed
     arch: str = "resnet50"  # a network of the paper or any pooled one of timm
@@ -205,6 +211,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "ties": ("last", "first"),
     "precision": ("auto", "fp32", "bf16"),
     "device": ("auto", "cpu"),
+    "cache": ("training", "all"),
 }
 
 # %% ../nbs/08_training.ipynb #daba7253
@@ -219,6 +226,10 @@ def _check_values(config: RunConfig) -> None:
                 f"{name} is {given!r}{did_you_mean(given, allowed)}, "
                 f"expected one of {', '.join(allowed)}"
             )
+    try:
+        read_protocol(config.seen, config.counterparts)
+    except ManifestError as error:
+        raise SettingsError(str(error)) from error
     _check_guidance(config)
     _check_attention(config)
     _check_quirks(config)
@@ -438,6 +449,7 @@ def provenance(
     manifest: Manifest,
     warnings: list[str],  # what the audit of the manifest found
     synthetic: str = "",  # the setting
+    seen: Iterable[str] = (),  # sources that a setting says were trained on
 ) -> dict[str, Any]:
     "Where a run came from: data, code, versions and machine."
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "opencv-python")
@@ -446,7 +458,7 @@ def provenance(
         "classes": list(manifest.classes),
         "positive": positive_class(manifest, synthetic),
         "images": manifest.table["split"].value_counts().to_dict(),
-        "training_sources": list(manifest.seen),
+        "training_sources": sorted({*manifest.seen, *seen}),
         "warnings": warnings,
         "code_digest": code_digest(),
         "commit": _git_commit(),
@@ -476,6 +488,7 @@ def run_codes(
 # Where a run is computed does not change what is computed; the order of the classes is in the
 # digest of the manifest, whoever stated it.
 _NOT_COMPARED = {"runs", "name", "root", "synthetic", "manifest", "workers", "device"}
+_NOT_COMPARED |= {"seen", "counterparts", "cache"}  # they change no weight
 
 
 def differing(
@@ -1013,7 +1026,8 @@ def train(
     `FileExistsError` if the folder holds a run with other settings or data, or is in use.
     """
     manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
-    warnings = [finding.text for finding in validate(manifest)]
+    protocol = read_protocol(config.seen, config.counterparts)
+    warnings = [finding.text for finding in validate(with_protocol(manifest, *protocol))]
     image_weights(manifest.split("train").table, config)  # so that a missing column shows now
     templates = partial(_templates, manifest, config)
     network = build_network(config, len(manifest.classes), templates=templates)
@@ -1022,12 +1036,13 @@ def train(
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},
-        "provenance": provenance(manifest, warnings, config.synthetic),
+        "provenance": provenance(manifest, warnings, config.synthetic, protocol.seen),
     }
     told = [f"positive class: {record['provenance']['positive']}"]
     told += [*(f"warning: {w}" for w in warnings), f"precision {precision}: {reason}"]
     accelerator.print("\n".join(told))
     with run_folder(config.folder, record, accelerator, overwrite) as folder:
+        _state_protocol(folder, record, accelerator)
         datasets = make_datasets(manifest, network, config)
         loaders = {
             split: make_loader(
@@ -1105,6 +1120,21 @@ def _note_code(folder: Path, record: dict[str, Any]) -> None:
         kept["provenance"].setdefault("resumed_by", []).append(new)
         write_json(folder / "config.json", kept)
         print("warning: this run was started by another version of the code", flush=True)
+
+
+def _state_protocol(folder: Path, record: dict[str, Any], accelerator: Accelerator) -> None:
+    "What counts as seen, and against whom, may be stated anew: no weight depends on it."
+    kept = json.loads((folder / "config.json").read_text())
+    new = {name: record["settings"][name] for name in ("seen", "counterparts")}
+    sources = record["provenance"]["training_sources"]
+    if kept["settings"] | new == kept["settings"] and (
+        sources == kept["provenance"]["training_sources"]
+    ):
+        return
+    kept["settings"] |= new
+    kept["provenance"]["training_sources"] = sources
+    if accelerator.is_main_process:
+        write_json(folder / "config.json", kept)
 
 # %% ../nbs/08_training.ipynb #8f81fb04
 class Run(NamedTuple):
