@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AGREEMENT', 'SUMMARY', 'SCENARIOS', 'DEMO', 'OVERHEAD', 'NOTEBOOK', 'TIMEOUT', 'LOST', 'KEPT', 'BASELINES',
            'run_results', 'compare_runs', 'compare', 'StudyError', 'Study', 'make_study', 'read_study', 'StudyRun',
-           'study_runs', 'score_systems', 'check_study', 'plan', 'run_seconds', 'estimate', 'Cluster', 'visible_gpus',
-           'local_cluster', 'remote_cluster', 'slurm_cluster', 'schedule', 'run_study', 'differences', 'Collected',
-           'collect', 'summary', 'overview', 'audit_data', 'main']
+           'without_missing', 'study_runs', 'score_systems', 'check_study', 'plan', 'run_seconds', 'estimate',
+           'Cluster', 'visible_gpus', 'local_cluster', 'remote_cluster', 'slurm_cluster', 'schedule', 'run_study',
+           'differences', 'Collected', 'collect', 'summary', 'overview', 'audit_data', 'main']
 
 # %% ../nbs/10_study.ipynb #70a07ef3
 import json
@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain, product
@@ -51,9 +51,12 @@ from cyborg.manifest import (
     manifest_root,
     over_files,
     read_manifest,
+    read_protocol,
+    read_table,
     runs_root,
     usable_cores,
     validate,
+    with_protocol,
     write_manifest,
 )
 from cyborg.measures import (
@@ -202,6 +205,7 @@ class Study:
     least_maps: float = 0.9  # share of training images with a map below which maps are missing
     robustness: int = 0  # test images a source and label that runs score degraded, too; 0: none
     frozen: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # data -> systems
+    missing: str = "refuse"  # what is not there: refuse, or leave_out, see `without_missing`
     runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
 
     @property
@@ -229,12 +233,15 @@ _Loader.add_implicit_resolver(
 )
 
 _KEYS = tuple(f.name for f in fields(Study) if f.name != "runs")
+_OF_DATA = ("seen", "counterparts")  # of one set of images, or for all of them at the top
 _NEEDED = ("name", "networks", "scenarios", "seeds")
 _PLAIN = re.compile(r"[\w.+-]+")  # what may stand in the name of a folder
 _DECIDED = {
     "manifest": "data",
     "root": "data",
     "synthetic": "data",
+    "seen": "data",
+    "counterparts": "data",
     "runs": "the folder of the study",
     "name": "the grid",
     "arch": "networks",
@@ -320,6 +327,47 @@ def _path(
     except (RuntimeError, OSError, ValueError) as error:  # ~somebody; too long; a NUL byte
         raise StudyError(f"{what} is {value!r:.80}, which is no path: {error}") from error
 
+# %% ../nbs/10_study.ipynb #38c57b5e
+def _as_setting(
+    value: Any,  # one name, or a list of names
+    what: str,
+    by: str,  # what stands between them
+) -> str:
+    "Names as the settings of a run have them."
+    names = [_name(name, what) for name in (value if isinstance(value, list) else [value])]
+    if odd := [name for name in names if set(name) & set(",=|")]:
+        raise StudyError(f"{what} names {odd[0]!r}; say it in the manifest, for its , = or |")
+    return by.join(names)
+
+
+def _read_protocol(
+    entry: Mapping[str, Any],  # of data, or the whole study
+    where: str,  # "data NAME: ", or nothing
+) -> dict[str, str]:  # settings of a run
+    "What is said of sources, checked against no image yet."
+    found = {}
+    if entry.get("seen") is not None:
+        found["seen"] = _as_setting(entry["seen"], f"{where}seen", ",")
+    if entry.get("counterparts") is not None:
+        what = f"{where}counterparts"
+        pairs = _a(entry["counterparts"], dict, what, "authentic sources by generator").items()
+        found["counterparts"] = ",".join(
+            f"{_as_setting(name, what, '')}={_as_setting(cameras, what, '|')}"
+            for name, cameras in pairs
+        )
+    return found
+
+
+def _with_protocol(
+    data: dict[str, dict[str, str]],
+    content: Mapping[str, Any],  # of a study file
+) -> dict[str, dict[str, str]]:
+    "What the top of the file says of sources, in all data that do not say it themselves."
+    said = _read_protocol(content, "")
+    if said and not data:
+        raise StudyError(f"{' and '.join(said)} says something of data, and data is empty")
+    return {name: said | places for name, places in data.items()}
+
 # %% ../nbs/10_study.ipynb #bf06c8f7
 _MOST_SEEDS = 1000
 
@@ -347,7 +395,7 @@ def _read_data(
     value: Any,
     here: Path,  # folder of the study file
 ) -> dict[str, dict[str, str]]:
-    "Manifests by name, each a path or a mapping with `manifest`, `root` and `synthetic`."
+    "Manifests by name, each a path or a mapping with `manifest`, `root`, `synthetic`, `seen` ..."
     found = {}
     for name, entry in _a(
         {} if value is None else value, dict, "data", "manifests by name"
@@ -358,12 +406,13 @@ def _read_data(
         label = entry.get("synthetic")
         if label is not None:
             label = str(_a(label, (str, int), f"data {name}: synthetic", "a label, in quotes"))
-        _known(f"key of data {name}", entry, ("manifest", "root", "synthetic"))
+        _known(f"key of data {name}", entry, ("manifest", "root", "synthetic", *_OF_DATA))
         if "manifest" not in entry:
             raise StudyError(f"data {name} has no manifest")
-        places = {k: v for k, v in entry.items() if k != "synthetic"}
+        places = {k: v for k, v in entry.items() if k in ("manifest", "root")}
         found[name] = {k: _path(v, here, f"data {name}: {k}") for k, v in places.items()}
         found[name] |= {"synthetic": label} if label is not None else {}
+        found[name] |= _read_protocol(entry, f"data {name}: ")
     return found
 
 # %% ../nbs/10_study.ipynb #ed2fd373
@@ -465,7 +514,7 @@ def make_study(
     runs: str | Path = "",  # folder of study folders; empty: CYBORG_RUNS, else runs/
 ) -> Study:
     "Check what a study file says, as far as no other file is needed for that."
-    _known("key", _a(content, dict, "a study", "keys and values"), _KEYS)
+    _known("key", _a(content, dict, "a study", "keys and values"), (*_KEYS, *_OF_DATA))
     if missing := [key for key in _NEEDED if key not in content]:
         raise StudyError(f"{' and '.join(missing)} missing; a study needs {', '.join(_NEEDED)}")
     here = Path(here).resolve()
@@ -477,11 +526,12 @@ def make_study(
         scenarios=_read_scenarios(content["scenarios"], here),
         seeds=_read_seeds(content["seeds"]),
         preset=_a(content.get("preset", "quick"), str, "preset", "a name"),
-        data=_read_data(content.get("data"), here),
+        data=_with_protocol(_read_data(content.get("data"), here), content),
         settings=_with_places(settings, here, "settings"),
         least_maps=_a(content.get("least_maps", 0.9), (int, float), "least_maps", "0 to 1"),
         robustness=_a(content.get("robustness", 0), int, "robustness", "a number of images"),
         frozen=_read_frozen_entries(content.get("frozen"), here),
+        missing=_a(content.get("missing", "refuse"), str, "missing", "refuse or leave_out"),
         runs=str(runs),
     )
     _check_study(study)
@@ -497,6 +547,7 @@ def _check_study(study: Study) -> None:
     for name in (study.name, *study.data, *study.scenarios, *frozen):
         if not _PLAIN.fullmatch(name) or not name.strip("."):
             raise StudyError(f"name {name!r} makes no folder, expected letters, digits and ._+-")
+    _known("missing", [study.missing], ("refuse", "leave_out"))
     if not 0 <= study.least_maps <= 1:
         raise StudyError(f"least_maps is {study.least_maps}, expected a share from 0 to 1")
     if study.robustness < 0:
@@ -600,9 +651,75 @@ def _read_places(
     places: Mapping[str, str],  # of `_places`
 ) -> Manifest:
     "The manifest of some data."
-    return read_manifest(
+    manifest = read_manifest(
         places["manifest"], places.get("root"), synthetic=places.get("synthetic", "")
     )
+    return with_protocol(
+        manifest, *read_protocol(places.get("seen", ""), places.get("counterparts", ""))
+    )
+
+# %% ../nbs/10_study.ipynb #9083c267
+def _lacks(
+    study: Study,
+    axis: Sequence[str],  # data of the grid
+    scenario: Mapping[str, Any],
+    columns: Mapping[str, Sequence[str]],  # of each manifest that is there
+) -> str:  # what a scenario needs and is not there, or ""
+    "The data or the column of maps that a scenario asks for in vain."
+    instead = _stand_ins(scenario, study)
+    used = [instead.get(name, name) for name in axis]
+    if gone := [name for name in used if name in study.data and name not in columns]:
+        return f"there is no {study.data[gone[0]]['manifest']}"
+    column = scenario.get("map_column", "")
+    without = [name for name in used if column and column not in columns.get(name, (column,))]
+    return f"the manifest of {without[0]} has no column {column!r}" if without else ""
+
+
+def _absent_systems(
+    systems: Mapping[str, Mapping[str, Any]],  # of one set of images
+) -> dict[str, str]:  # name -> why
+    "Frozen systems without a file, and fusions that lack a member."
+    why = {
+        name: f"there is no {entry['path']}"
+        for name, entry in systems.items()
+        if entry.get("path") and not entry.get("revision") and not Path(entry["path"]).exists()
+    }
+    for name, entry in systems.items():
+        if lost := [member for member in entry.get("fusion", ()) if member in why]:
+            why[name] = f"it is made of {lost[0]}"
+    return why
+
+# %% ../nbs/10_study.ipynb #6a74fd7f
+def _columns(places: Mapping[str, str]) -> list[str]:
+    "Names of a manifest's columns."
+    path = Path(places["manifest"])
+    return list(read_table(path, nrows=1) if path.suffix.lower() == ".csv" else read_table(path))
+
+
+def without_missing(
+    study: Study,
+) -> tuple[Study, list[str]]:  # what can be run, and a sentence for each thing that cannot
+    "Leave out scenarios, data and frozen systems whose files are not there, if the study says so."
+    if study.missing == "refuse":
+        return study, []
+    there = {n: _columns(p) for n, p in study.data.items() if Path(p["manifest"]).is_file()}
+    whole = _grid_data(study)
+    axis = [name for name in whole if name in there or not study.data]
+    why = {f"data {n}": f"there is no {study.data[n]['manifest']}" for n in whole if n not in axis}
+    why |= {f"scenario {n}": _lacks(study, axis, s, there) for n, s in study.scenarios.items()}
+    scenarios = {n: s for n, s in study.scenarios.items() if not why[f"scenario {n}"]}
+    if not axis or not scenarios:
+        raise StudyError(f"nothing can be run: {next(text for text in why.values() if text)}")
+    frozen = {}
+    for data, systems in study.frozen.items():
+        absent = _absent_systems(systems)
+        why |= {f"{name} of {data}": text for name, text in absent.items()}
+        if data in axis:
+            frozen[data] = {name: entry for name, entry in systems.items() if name not in absent}
+    needed = {n for s in scenarios.values() for n in _stand_ins(s, study).values()}
+    data = {n: p for n, p in study.data.items() if n in axis or n in needed}
+    study = replace(study, scenarios=scenarios, data=data, frozen=frozen)
+    return study, [f"{name}: {text}" for name, text in why.items() if text]
 
 # %% ../nbs/10_study.ipynb #6d20a1c0
 def study_runs(
@@ -1522,7 +1639,8 @@ def main(
 ):
     "Run a study, or go on with it, then collect its tables."
     try:
-        study = read_study(file)
+        study, absent = without_missing(read_study(file))
+        print(*(f"left out: {text}" for text in absent), sep="\n", end="\n" * bool(absent))
         print(overview(plan(study)).to_string())
         if not only_collect:
             seconds = _announced(study, workers, threads, dry_run, trust)
