@@ -1,0 +1,429 @@
+"""A table of what reads files, and a table of damages: whatever a file holds, it is read or named.
+
+`READERS` maps each public reader of files to how a good file is made, which file of it is
+damaged, and how it is read. `DAMAGES` makes bad content of good content. `verdict` tries one on
+the other. `test_bad_input.py` tries all; `benchmarks/campaign.py bad` tries more, at random.
+"""
+
+import dataclasses
+import io
+import json
+import traceback
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import cyborg
+
+# --- damages ----------------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8).tobytes()
+PICTURE = io.BytesIO()
+Image.new("RGB", (4, 4)).save(PICTURE, "PNG")
+ARCHIVE = io.BytesIO()
+with zipfile.ZipFile(ARCHIVE, "w") as archive:
+    archive.writestr("a.txt", "no weights")
+
+
+def _as(data: bytes, encoding: str) -> bytes:
+    "Text in another encoding; what is no text stays."
+    try:
+        return data.decode("utf-8").encode(encoding)
+    except UnicodeDecodeError:
+        return data
+
+
+def _huge(data: bytes) -> bytes:
+    "A number of 5,000 digits in the place of the first digit, or a long field before all."
+    digit = next((i for i, byte in enumerate(data) if chr(byte).isdigit()), None)
+    return data[:digit] + b"9" * 5000 + data[digit:] if digit else b"x" * 200_000 + data
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "one byte": lambda data: data[:1],
+    "a quarter": lambda data: data[: len(data) // 4],
+    "half": lambda data: data[: len(data) // 2],
+    "all but 9 bytes": lambda data: data[:-9],
+    "noise": lambda data: NOISE,
+    "noise within": lambda data: data[: len(data) // 2] + NOISE[:64] + data[len(data) // 2 + 64 :],
+    "mark": lambda data: b"\xef\xbb\xbf" + data,
+    "utf-16": lambda data: _as(data, "utf-16"),
+    "latin-1": lambda data: data.replace(b"a", b"\xe9", 3),
+    "zeros": lambda data: data[: len(data) // 3] + b"\0\0" + data[len(data) // 3 :],
+    "huge": _huge,
+    "blank": lambda data: b" \n\n",
+    "a picture": lambda data: PICTURE.getvalue(),
+    "an archive": lambda data: ARCHIVE.getvalue(),
+    "a page": lambda data: b"<!DOCTYPE html><html><title>Quota exceeded</title></html>\n",
+    "a list": lambda data: b"[1, 2, 3]\n",
+    "an object": lambda data: b'{"a": {"b": null}}\n',
+    "a table": lambda data: b"a,b\n1,2\n3\n",
+    "a long list": lambda data: b"[" * 100_000,
+}
+
+
+# --- readers ----------------------------------------------------------------------------------
+
+
+class Reader(NamedTuple):
+    "How something that reads files is tried."
+
+    make: Callable[[Path], Path]  # writes good files into a folder; the path that is handed over
+    read: Callable[[Path], Any]  # reads it
+    damaged: str = ""  # name of the file that is damaged, below the path; empty: the path itself
+
+
+class Told(NamedTuple):
+    "What came of one reading."
+
+    verdict: str  # read, told, or wrong
+    text: str  # of the error
+    value: Any = None  # that was read
+
+
+def _ours(error: BaseException) -> bool:
+    "Whether an error was raised by a line of this package."
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(last).is_relative_to(Path(cyborg.__file__).parent)
+
+
+def verdict(reader: Reader, path: Path) -> Told:
+    "Read a file; an error must be raised by our code and name the file or its folder and name."
+    at = path / reader.damaged
+    try:
+        return Told("read", "", reader.read(path))
+    except RecursionError as error:
+        return Told("wrong", repr(error)[:200])
+    except (Exception, SystemExit) as error:  # noqa: BLE001  it is what is looked for
+        text = f"{type(error).__name__}: {error}"
+        named = str(at) in text or (str(path) in text and at.name in text)
+        told = isinstance(error, ValueError | OSError) and _ours(error) and named
+        return Told("told" if told else "wrong", text[:400])
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def _csv(name: str, text: str) -> Callable[[Path], Path]:
+    return lambda folder: _write(folder / name, text)
+
+
+def _parquet(name: str, text: str, **columns: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        table.assign(**columns).to_parquet(folder / name)
+        return folder / name
+
+    return make
+
+
+MANIFEST = "image,label,source,split,map,subject\n" + "".join(
+    f"a{i}.png,{'authentic' if i % 2 else 'synthetic'},{'cam' if i % 2 else 'gan'},{split},,\n"
+    for i, split in enumerate(["train"] * 8 + ["val"] * 4 + ["test"] * 6)
+)
+ANSWERS = "subject,pair,right,seconds\nann,p1,true,2.5\nann,p2,false,3.0\nbob,p1,true,1.5\n"
+RATINGS = "path,generator,subject,likert\na.png,gan,ann,3\nb.png,gan,bob,7\n"
+FIXATIONS = "image,subject,x,y,duration\na.png,ann,10,20,150\na.png,bob,30,5,90\n"
+BOXES = "image,x0,y0,x1,y1,score\na.png,1,2,30,40,0.9\nb.png,3,4,50,60,0.8\n"
+MARKS = "image,strokes,width,height,subject\na.png,[],20,20,ann\n"
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 20}],
+    "annotations": [{"id": 1, "image_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}],
+}
+STUDIO = [
+    {
+        "data": {"image": "/data/a.png"},
+        "annotations": [
+            {
+                "result": [
+                    {
+                        "type": "rectanglelabels",
+                        "to_name": "image",
+                        "from_name": "r",
+                        "original_width": 20,
+                        "original_height": 20,
+                        "value": {"x": 5, "y": 5, "width": 50, "height": 50},
+                    }
+                ]
+            }
+        ],
+    }
+]
+STUDY = {"name": "s", "networks": ["test_resnet"], "scenarios": ["cyborg"], "seeds": 2}
+STUDY |= {"settings": {"epochs": 3, "lr": 0.01}}
+
+
+def _zip_of(name: str, inner: str, text: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / name, "w") as file:
+            file.writestr(inner, text)
+        return folder / name
+
+    return make
+
+
+def _picture(folder: Path) -> Path:
+    values = (np.arange(400).reshape(20, 20) % 251).astype(np.uint8)
+    Image.fromarray(values).save(folder / "p.png")
+    return folder / "p.png"
+
+
+def _weights(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        state = {f"l{i}.weight": torch.ones(3, 4) for i in range(4)}
+        path = folder / name
+        save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+        return path
+
+    return make
+
+
+def _network():
+    from cyborg.models import make_network
+
+    return make_network("test_resnet", size=64, weights="none")
+
+
+def _run(folder: Path) -> Path:
+    "A run folder as `train` leaves it, without a training."
+    from cyborg.training import run_config
+
+    folder = folder / "run"
+    folder.mkdir(exist_ok=True)
+    config = run_config({"manifest": "m.csv", "arch": "test_resnet", "size": 64, "weights": "none"})
+    record = {
+        "settings": dataclasses.asdict(config),
+        "resolved": {"precision": "fp32", "reason": "as asked", "device": "cpu"},
+        "provenance": {
+            "manifest_digest": "0" * 64,
+            "classes": ["authentic", "synthetic"],
+            "positive": "synthetic",
+            "training_sources": ["cam", "gan"],
+            "code_digest": "0",
+        },
+    }
+    _write(folder / "config.json", json.dumps(record))
+    save_file(_network().state_dict(), folder / "model.safetensors")
+    rows = [{"epoch": e, "train_loss": 0.5, "val_accuracy": 0.5, "val_auc": 0.5} for e in (1, 2)]
+    pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
+    return folder
+
+
+def _scored(folder: Path) -> Path:
+    "A folder of predictions, with maps."
+    from cyborg.manifest import Manifest
+    from cyborg.saliency import RunningMean
+    from cyborg.scorers import write_scores
+
+    table = pd.read_csv(io.StringIO(MANIFEST), dtype=str, keep_default_na=False)
+    manifest = Manifest(table, folder).split("test")
+    rng = np.random.default_rng(0)
+    path = write_scores(manifest, rng.normal(size=len(manifest)), folder / "scored", {"a": 1})
+    np.save(path.parent / "saliency.npy", np.zeros((len(manifest), 4, 4), np.uint8))
+    means = RunningMean()
+    means.update(np.full((1, 4, 4), 0.5), ["gan|synthetic"])
+    means.save(path.parent / "mean_maps.npz")
+    return path.parent
+
+
+def _autoencoder(folder: Path) -> Path:
+    from cyborg.mentor import MapAutoencoder
+
+    folder = folder / "autoencoder"
+    settings = {"arch": "test_resnet", "size": 64, "seed": 0}
+    _write(folder / "config.json", json.dumps({"settings": settings}))
+    save_file(MapAutoencoder(_network()).state_dict(), folder / "autoencoder.safetensors")
+    return folder
+
+
+def _audit(folder: Path) -> Path:
+    from cyborg.audit import StudyAudit, write_audit
+    from cyborg.manifest import Finding
+
+    shortcuts = pd.DataFrame({"trait": ["size"], "seen": [True], "auc": [0.5], "reason": [""]})
+    tables = [pd.DataFrame({"image": ["a.png"], "bits": [3]}) for _ in range(3)]
+    finding = Finding("c", False, 1, ("a",), "text")
+    return write_audit(StudyAudit(shortcuts, *tables, [finding]), folder / "audit")
+
+
+def _references(folder: Path) -> Path:
+    from cyborg.img2pose import FILES
+
+    for name, shape in (("mean", (6,)), ("std", (6,)), ("points", (68, 3))):
+        np.save(folder / FILES[name], np.ones(shape))
+    return folder
+
+
+def _templates(folder: Path) -> Path:
+    for i in range(10):
+        Image.new("RGB", (4, 4), (i, i, i)).save(folder / f"template{i}.png")
+    return folder
+
+
+def _onnx(folder: Path) -> Path:
+    from test_scorers import onnx_file
+
+    return onnx_file(folder / "x.onnx", (1, 3, 8, 8), (1, 3, 1, 1), b"ReduceMean")
+
+
+def _script(folder: Path) -> Path:
+    torch.jit.save(torch.jit.script(nn.Flatten()), folder / "x.pt")
+    return folder / "x.pt"
+
+
+def _scorer(kind: str) -> Callable[[Path], Any]:
+    def read(path: Path) -> str:
+        from cyborg.scorers import make_scorer
+
+        entry = {"kind": kind, "path": str(path), "size": 8, "label": 0}
+        return str(make_scorer(entry, trusted=True).settings)
+
+    return read
+
+
+def _released_run(folder: Path) -> Path:
+    _write(folder / "cams_0.5" / "cams_0.51" / "Logs" / "final_model.pth", b"")
+    _write(folder / "cams_0.5" / "cams_0.51" / "Logs" / "params.json", '{"alpha": 0.5}')
+    return folder / "cams_0.5" / "cams_0.51"
+
+
+def _reaction_times(folder: Path) -> Path:
+    _write(folder / "times.csv", "image_id,overall_ann_time,annotation_time\n1,9.5,2.5\n2,8.0,3.0\n")
+    _write(folder / "images.csv", "img_id,img_path\n1,a.png\n2,b.png\n")
+    return folder
+
+
+def _state(folder: Path) -> Path:
+    from cyborg.training import new_state, run_config, save_state
+
+    path = _run(folder)
+    config = run_config(json.loads((path / "config.json").read_text())["settings"])
+    save_state(new_state(_network(), config), path)
+    return path
+
+
+def _load_state(path: Path) -> int:
+    from cyborg.training import load_state, new_state, run_config
+
+    state = new_state(_network(), run_config({"manifest": "m.csv", "arch": "test_resnet"}))
+    load_state(state, path)
+    return state.epoch
+
+
+def _call(module: str, name: str, *arguments: Any) -> Callable[[Path], Any]:
+    "Call a function of the package, imported when it is needed."
+
+    def read(path: Path) -> Any:
+        return getattr(__import__(f"cyborg.{module}", fromlist=[name]), name)(path, *arguments)
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    "manifest.read_table": Reader(_csv("m.csv", MANIFEST), _call("manifest", "read_table")),
+    "manifest.read_manifest": Reader(_csv("m.csv", MANIFEST), _call("manifest", "read_manifest")),
+    "manifest.read_manifest parquet": Reader(
+        _parquet("m.parquet", MANIFEST), _call("manifest", "read_manifest")
+    ),
+    "manifest.read_released": Reader(
+        _csv("l.csv", "train,Real,/a/p1_1_real.png\ntrain,Synthetic,/a/p1_2_fake.png\n"),
+        lambda path: _call("manifest", "read_released", path.parent)(path),
+    ),
+    "pictures.read_picture": Reader(_picture, _call("pictures", "read_picture")),
+    "saliency.read_map": Reader(_picture, _call("saliency", "read_map")),
+    "saliency.RunningMean.load": Reader(
+        lambda folder: _scored(folder) / "mean_maps.npz",
+        lambda path: __import__("cyborg.saliency").saliency.RunningMean.load(path).keys,
+    ),
+    "models.read_torch": Reader(_weights("w.pth"), _call("models", "read_torch")),
+    "models.read_state_dict": Reader(_weights("w.pth"), _call("models", "read_state_dict")),
+    "models.read_state_dict safetensors": Reader(
+        _weights("w.safetensors"), _call("models", "read_state_dict")
+    ),
+    "attention.read_templates": Reader(
+        _templates, _call("attention", "read_templates", (4, 4)), "template3.png"
+    ),
+    "audit.read_audit": Reader(_audit, _call("audit", "read_audit"), "shortcuts.csv"),
+    "audit.read_audit findings": Reader(_audit, _call("audit", "read_audit"), "findings.json"),
+    "evaluation.read_predictions": Reader(
+        _scored, _call("evaluation", "read_predictions"), "predictions.parquet"
+    ),
+    "evaluation.read_maps": Reader(_scored, _call("evaluation", "read_maps"), "saliency.npy"),
+    "evaluation.read_mean_maps": Reader(
+        _scored, _call("evaluation", "read_mean_maps"), "mean_maps.npz"
+    ),
+    "annotation.read_annotations": Reader(
+        _csv("a.csv", MARKS), _call("annotation", "read_annotations")
+    ),
+    "annotation.read_coco": Reader(
+        _csv("c.json", json.dumps(COCO)), _call("annotation", "read_coco")
+    ),
+    "annotation.read_label_studio": Reader(
+        _csv("s.json", json.dumps(STUDIO)), _call("annotation", "read_label_studio", ["a.png"])
+    ),
+    "annotation.read_reaction_times": Reader(
+        _reaction_times,
+        lambda path: _call("annotation", "read_reaction_times", path / "images.csv")(
+            path / "times.csv"
+        ),
+        "times.csv",
+    ),
+    "annotation.read_reaction_times images": Reader(
+        _reaction_times,
+        lambda path: _call("annotation", "read_reaction_times", path / "images.csv")(
+            path / "times.csv"
+        ),
+        "images.csv",
+    ),
+    "annotation.read_marks": Reader(
+        _csv("c.json", json.dumps(COCO)),
+        lambda path: _call("annotation", "read_marks", ["a.png"])([path]),
+    ),
+    "formats.read_json": Reader(
+        _csv("c.json", json.dumps(COCO)), _call("formats", "read_json", dict)
+    ),
+    "gaze.read_fixations": Reader(_csv("g.csv", FIXATIONS), _call("gaze", "read_fixations")),
+    "gaze.read_fixation_files": Reader(
+        _zip_of("g.zip", "ann_a_1.csv", "x,y,duration\n10,20,150\n30,5,90\n"), _call("gaze", "read_fixation_files")
+    ),
+    "human_study.read_answers": Reader(
+        _csv("a.csv", ANSWERS), _call("human_study", "read_answers")
+    ),
+    "human_study.read_study": Reader(_csv("a.csv", ANSWERS), _call("human_study", "read_study")),
+    "human_study.read_ratings": Reader(
+        _csv("r.csv", RATINGS), _call("human_study", "read_ratings")
+    ),
+    "crop.read_boxes": Reader(_csv("b.csv", BOXES), _call("crop", "read_boxes")),
+    "img2pose.read_references": Reader(
+        _references, _call("img2pose", "read_references"), "WIDER_train_pose_mean_v1.npy"
+    ),
+    "mentor.load_autoencoder": Reader(
+        _autoencoder, _call("mentor", "load_autoencoder"), "config.json"
+    ),
+    "mentor.load_autoencoder weights": Reader(
+        _autoencoder, _call("mentor", "load_autoencoder"), "autoencoder.safetensors"
+    ),
+    "released.read_released_run": Reader(
+        _released_run, _call("released", "read_released_run"), "Logs/params.json"
+    ),
+    "scorers.make_scorer onnx": Reader(_onnx, _scorer("onnx")),
+    "scorers.make_scorer torchscript": Reader(_script, _scorer("torchscript")),
+    "study.read_study": Reader(_csv("s.yaml", yaml.safe_dump(STUDY)), _call("study", "read_study")),
+    "training.load_run": Reader(_run, _call("training", "load_run"), "config.json"),
+    "training.load_run weights": Reader(_run, _call("training", "load_run"), "model.safetensors"),
+    "training.load_run history": Reader(_run, _call("training", "load_run"), "history.csv"),
+    "training.load_state": Reader(_state, _load_state, "last/checkpoint.pt"),
+}

@@ -1,0 +1,90 @@
+"""Whatever a file holds, it is read, or an error of this package names it."""
+
+import importlib
+import inspect
+import pkgutil
+import warnings
+
+import pytest
+from bad_input import DAMAGES, READERS, verdict
+
+import cyborg
+
+# Read files of others only through what is in the table, or read none.
+NOT_TRIED = {
+    "annotation_server.open_page": "makes a page of a manifest and a store",
+    "attention.read_attention": "models.read_state_dict, of a large network",
+    "cnndetection.read_cnndetection": "models.read_state_dict, of a large network",
+    "crop.open_photographs": "manifest.read_manifest, or a folder's names",
+    "crop.read_photographs": "a folder's names",
+    "data.open_cache": "pictures.decode_square, into a store of its own",
+    "data.open_maps": "saliency.read_map",
+    "launch.open_missing_streams": "no file",
+    "manifest.read_folders": "a folder's names",
+    "models.load_exactly": "tensors",
+    "models.load_named_weights": "models.read_state_dict",
+    "models.load_weights": "tensors",
+    "pictures.open_picture": "pictures.read_picture",
+    "released.load_released": "models.read_state_dict, of a large network",
+    "report.read_tables": "a study folder: tests/test_report.py",
+    "scorers.read_frozen": "evaluation.read_predictions; what is damaged is listed as a problem",
+    "scoring.open_run": "training.load_run",
+    "scoring.open_runs": "training.load_run",
+}
+
+
+def public_readers() -> set[str]:
+    "Every function of the package that is named like a reader of files."
+    found = set()
+    for module in pkgutil.iter_modules(cyborg.__path__):
+        if module.name.startswith("_"):
+            continue
+        loaded = importlib.import_module(f"cyborg.{module.name}")
+        for name, value in vars(loaded).items():
+            own = getattr(value, "__module__", "") == loaded.__name__
+            if own and inspect.isfunction(value) and name.startswith(("read_", "load_", "open_")):
+                found.add(f"{module.name}.{name}")
+    return found
+
+
+def test_every_reader_is_tried_or_excused():
+    tried = {name.split(" ")[0] for name in READERS}
+    assert sorted(public_readers() - tried - {*NOT_TRIED}) == []
+    assert sorted({*NOT_TRIED} - public_readers()) == []
+    assert sorted({*NOT_TRIED} & tried) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_read_or_named(name, tmp_path):
+    reader = READERS[name]
+    path = reader.make(tmp_path)
+    file, good = path / reader.damaged, verdict(reader, path)
+    assert good.verdict == "read", good.text
+    data, wrong = file.read_bytes(), []
+    for damage, damaged in DAMAGES.items():
+        file.write_bytes(damaged(data))
+        told = verdict(reader, path)
+        if told.verdict == "wrong":
+            wrong.append(f"{damage}: {told.text}")
+        if told.verdict == "read" and damage in ("mark", "utf-16"):
+            assert repr(told.value) == repr(good.value), f"{damage}: read as another thing"
+    file.unlink()
+    for what in ("missing", "a folder"):
+        told = verdict(reader, path)
+        wrong += [f"{what}: {told.text}"] if told.verdict != "told" else []
+        file.mkdir(exist_ok=True)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ValueError("no path"), RecursionError(), SystemExit("a")]
+)
+def test_the_harness_sees_an_error_that_is_not_ours(error, tmp_path):
+    def read(path):
+        raise error
+
+    from bad_input import Reader
+
+    assert verdict(Reader(None, read), tmp_path / "a.csv").verdict == "wrong"
+    warnings.warn("seen", stacklevel=1) if False else None
