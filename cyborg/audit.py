@@ -35,6 +35,7 @@ from cyborg.manifest import (
     audit,
     default_classes,
     over_files,
+    reading,
     safe_path,
 )
 from .pictures import PictureError, decode_square, file_bytes, open_picture
@@ -495,8 +496,13 @@ def read_audit(
     ]
     if missing:
         raise FileNotFoundError(f"{folder} holds no audit: it has no {', '.join(missing)}")
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in _TABLES}
-    tables["shortcuts"] = tables["shortcuts"].astype({"seen": "boolean"}).fillna({"reason": ""})
-    found = json.loads((folder / "findings.json").read_text())
-    findings = [Finding(**one | {"examples": tuple(one["examples"])}) for one in found]
+    tables, again = {}, "make the audit again"
+    for name in _TABLES:
+        with reading(folder / f"{name}.csv", f"a table of an audit; {again}"):
+            tables[name] = pd.read_csv(folder / f"{name}.csv")
+            if name == "shortcuts":
+                tables[name] = tables[name].astype({"seen": "boolean"}).fillna({"reason": ""})
+    with reading(folder / "findings.json", f"a list of findings of an audit; {again}"):
+        found = json.loads((folder / "findings.json").read_bytes())
+        findings = [Finding(**one | {"examples": tuple(one["examples"])}) for one in found]
     return StudyAudit(**tables, findings=findings)

@@ -15,11 +15,14 @@ import json
 import math
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -325,12 +328,25 @@ def _centerface_file() -> Path:
     return path
 
 
+@lru_cache
+def _ends_opencv(
+    path: str,
+    stamp: tuple[int, int],  # time and size: another file is tried again
+) -> bool:
+    "Whether OpenCV ends the process on a file, as it does on some damaged ones."
+    program = "import cv2, sys; cv2.dnn.readNetFromONNX(sys.argv[1])"
+    return subprocess.run([sys.executable, "-c", program, path], capture_output=True).returncode < 0
+
+
 def onnx_network(
     path: str | Path,  # of an .onnx file
 ) -> cv2.dnn.Net:  # for one thread at a time
     "Load a network; ValueError with the path where the file is none."
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no network file {path}")
+    status = Path(path).stat()
+    if _ends_opencv(str(path), (status.st_mtime_ns, status.st_size)):
+        raise ValueError(f"{path} is no ONNX network: it is damaged, OpenCV crashes on it")
     try:
         return cv2.dnn.readNetFromONNX(str(path))
     except cv2.error as error:

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .cam import Which, model_saliency
 from .data import Batch, ImageDataset, open_cache
-from .manifest import Manifest, atomic_path, default_classes, did_you_mean
+from .manifest import Manifest, atomic_path, default_classes, did_you_mean, reading
 from .released import parse_quirks, released_score
 from .saliency import RunningMean, agreement
 
@@ -359,7 +359,7 @@ def _open_predictions(
     "The file and its note; PredictionsError where it is cut short or not ours."
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+    except (OSError, ValueError, NotImplementedError) as error:  # Arrow's kinds
         size = path.stat().st_size
         raise PredictionsError(
             f"{path} is cut short or no Parquet file ({size:,} bytes: {error}); "
@@ -370,7 +370,8 @@ def _open_predictions(
         raise PredictionsError(
             f"{path} was not written by predict: its metadata has no {NOTE.decode()!r}"
         )
-    return file, json.loads(metadata[NOTE])
+    with reading(path, "a file of predictions, by its note", PredictionsError):
+        return file, dict(json.loads(metadata[NOTE]))
 
 # %% ../nbs/09_evaluation.ipynb #ce691d36
 def read_predictions(
@@ -391,10 +392,8 @@ def read_predictions(
         raise PredictionsError(
             f"columns {unknown} are not in {path}, which has {file.schema_arrow.names}"
         )
-    try:
+    with reading(path, "a whole file of predictions", PredictionsError):
         table = file.read(columns).to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise PredictionsError(f"{path} is damaged: {error}") from error
     table.attrs.update(note)
     return table
 
@@ -658,7 +657,13 @@ def read_maps(
     path = Path(folder) / "saliency.npy"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; predict writes it (overwrite=True)")
-    maps = np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None)
+    with reading(path, "an array of maps (overwrite=True)", PredictionsError):
+        mapped = "r" if path.stat().st_size > 4096 else None
+        maps = np.load(path, mmap_mode=mapped, allow_pickle=False)
+    shape, kind = getattr(maps, "shape", ()), getattr(maps, "dtype", None)  # an archive has none
+    if len(shape) != 3 or kind != np.uint8:
+        what = f"{kind} of shape {shape}"
+        raise PredictionsError(f"{path} holds {what}, expected uint8 (n, h, w)")
     n = _open_predictions(path.parent / FILES[-1])[0].metadata.num_rows
     if len(maps) != n:
         raise PredictionsError(f"{path} holds {len(maps)} maps, expected {n}, one an image")
@@ -680,7 +685,9 @@ def read_mean_maps(
     label: str = "",  # empty: all
 ) -> MeanMaps:  # without maps where there is no such image
     "Mean model saliency and mean human map over sources and labels."
-    means = RunningMean.load(Path(folder) / "mean_maps.npz")
+    path = Path(folder) / "mean_maps.npz"
+    with reading(path, "mean maps; predict makes them anew (overwrite=True)", PredictionsError):
+        means = RunningMean.load(path)
     maps, counts = [], []
     # A source may itself be called human; only a human mean has a model's beside it.
     people = [key for key in means.keys if key.removeprefix("human|") in {*means.keys} - {key}]

@@ -22,7 +22,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, box_convert, clip_boxes_to_image, nms
 
 from .crop import Face
-from .manifest import content_hash
+from .manifest import content_hash, reading
 from .models import WeightsError, load_exactly, read_state_dict
 
 # %% ../nbs/05c_img2pose.ipynb #24c2d0ac
@@ -214,10 +214,8 @@ def read_references(
     arrays = {}
     for field, name in FILES.items():
         path = _one_file(Path(folder), name)
-        try:
+        with reading(path, "an array of NumPy", WeightsError):
             arrays[field] = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
-        except (ValueError, OSError, EOFError) as error:
-            raise WeightsError(f"{path} is no array: {error}") from error
         if arrays[field].shape != _SHAPES[field] or not np.isfinite(arrays[field]).all():
             shape = arrays[field].shape
             raise WeightsError(f"{path} has shape {shape}, expected {_SHAPES[field]}, finite")

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS',
-           'ManifestError', 'safe_path', 'atomic_path', 'content_hash', 'data_root', 'runs_root', 'check_columns',
-           'usable_cores', 'did_you_mean', 'label_word', 'default_classes', 'class_names', 'Manifest', 'positive_class',
-           'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest', 'write_manifest', 'with_protocol',
-           'Protocol', 'read_protocol', 'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders',
-           'read_released']
+           'ManifestError', 'safe_path', 'atomic_path', 'content_hash', 'reading', 'data_root', 'runs_root',
+           'check_columns', 'usable_cores', 'did_you_mean', 'label_word', 'default_classes', 'class_names', 'Manifest',
+           'positive_class', 'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest', 'write_manifest',
+           'with_protocol', 'Protocol', 'read_protocol', 'over_files', 'guess_from', 'audit', 'validate', 'group_split',
+           'read_folders', 'read_released']
 
 # %% ../nbs/00a_manifest.ipynb #18a7306a
 import hashlib
@@ -16,6 +16,10 @@ import os
 import re
 import secrets
 import stat
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -102,6 +106,31 @@ def content_hash(
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+# %% ../nbs/00a_manifest.ipynb #2d8a43a0
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, SyntaxError)
+_UNREADABLE += (NotImplementedError, RecursionError, OverflowError, struct.error, zlib.error)
+_UNREADABLE += (zipfile.BadZipFile, tokenize.TokenError)
+
+
+@contextmanager
+def reading(
+    path: str | Path,  # of the file that is read in the block
+    wanted: str,  # what it should be, with its article
+    kind: type[ValueError] = ManifestError,  # of the error
+) -> Iterator[None]:
+    "Within it, what libraries raise on a damaged file becomes one error with the file's path."
+    try:
+        yield
+    except kind:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no {path}, wanted {wanted}") from error
+    except _UNREADABLE as error:
+        said = " ".join(str(error).split())
+        said = "" if "allow_pickle" in said else said[:200]  # advice to run what it holds
+        told = f"{type(error).__name__} {said}".strip()
+        raise kind(f"{path} is damaged, or is not {wanted} ({told})") from error
 
 # %% ../nbs/00a_manifest.ipynb #77711ffe
 def _project_root(
@@ -543,7 +572,7 @@ def read_table(
         raise
     except pd.errors.EmptyDataError as error:
         raise ManifestError(f"manifest {path} is empty") from error
-    except ValueError as error:  # parser, decoder and Arrow errors alike
+    except _UNREADABLE as error:  # of the parser, the decoder, Arrow
         raise ManifestError(f"manifest {path} is no readable {suffix} file: {error}") from error
     if suffix == ".csv" and not isinstance(table.index, pd.RangeIndex):
         raise ManifestError(f"manifest {path} has rows with more fields than its header has names")
@@ -577,6 +606,9 @@ def read_manifest(
 ) -> Manifest:
     "Read a manifest; ManifestError with all that the letters alone show to be wrong."
     table = _tidy_table(read_table(path), f"manifest {path}")
+    if (lacking := table["label"] == "").any():
+        row = int(lacking.to_numpy().argmax()) + 1
+        raise ManifestError(f"manifest {path}: {lacking.sum()} rows have no label, first row {row}")
     classes = class_names(table, synthetic, f"manifest {path}") if classes is None else classes
     manifest = Manifest(table, manifest_root(path, root), classes)
     _refuse_if_any(f"manifest {path}", _lexical_findings(manifest))

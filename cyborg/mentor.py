@@ -22,7 +22,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,10 +36,18 @@ from cyborg.manifest import (
     data_name,
     group_split,
     read_manifest,
+    reading,
     runs_root,
 )
 from .map_sources import MapSource, best_device, network_maps, teacher_maps
-from .models import Network, NetworkError, make_network
+from cyborg.models import (
+    Network,
+    NetworkError,
+    WeightsError,
+    load_exactly,
+    make_network,
+    read_state_dict,
+)
 from .saliency import cc, unit_range
 from cyborg.training import (
     Progress,
@@ -387,10 +395,13 @@ def load_autoencoder(
     if missing := [name for name in names if not (folder / name).is_file()]:
         what = " and no ".join(missing)
         raise FileNotFoundError(f"{folder} is not a trained autoencoder: it has no {what}")
-    settings = json.loads((folder / "config.json").read_text())["settings"]
-    network = make_network(settings["arch"], 2, settings["size"], "none", settings["seed"])
+    path, weights = (folder / name for name in names)
+    with reading(path, "the settings of an autoencoder", WeightsError):
+        settings = json.loads(path.read_bytes())["settings"]
+        chosen = [settings[name] for name in ("arch", "size", "seed")]
+        network = make_network(chosen[0], 2, chosen[1], "none", chosen[2])
     model = MapAutoencoder(network)
-    model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
+    load_exactly(model, read_state_dict(weights), weights)
     return model.eval()
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from .cam import class_map
 from .loss import LossParts, weighted_sum
+from .manifest import reading
 from .models import Network, Output, WeightsError, load_weights, make_network, read_state_dict
 
 # %% ../nbs/07b_released.ipynb #14bb23ff
@@ -224,6 +225,16 @@ def _alpha_and_run(
     return alphas[0], int(found[1]) if found else None
 
 # %% ../nbs/07b_released.ipynb #42f0eb26
+def _logged(
+    path: Path,  # .json
+) -> dict[str, Any]:  # empty where there is none
+    "What the released code wrote beside its weights."
+    if not path.exists():
+        return {}
+    with reading(path, "an object in JSON, as the released code writes it", WeightsError):
+        return dict(json.loads(path.read_bytes()))
+
+
 def read_released_run(
     folder: str | Path,  # for example densenet/cams_0.5/cams_0.51
 ) -> ReleasedRun:
@@ -233,7 +244,7 @@ def read_released_run(
     found = [p for p in (logs / "final_model.pth", logs / "current_model.pth") if p.is_file()]
     if not found:
         raise FileNotFoundError(f"{logs} holds no final_model.pth and no current_model.pth")
-    read = lambda p: json.loads(p.read_text()) if p.is_file() else {}  # noqa: E731
-    params = read(logs / "params.json")
-    named = _alpha_and_run(folder.resolve(), params)
-    return ReleasedRun(found[0], *named, params, read(logs / "model_log.json"))
+    params, log = (_logged(logs / name) for name in ("params.json", "model_log.json"))
+    with reading(logs / "params.json", "the command line of a released run", WeightsError):
+        named = _alpha_and_run(folder.resolve(), params)
+    return ReleasedRun(found[0], *named, params, log)

@@ -509,8 +509,8 @@ def load(
     try:
         with np.load(path, allow_pickle=False) as file:
             keys, counts, sums = file["keys"], file["counts"], file["sums"]
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no {path}, wanted a running mean") from error
     except NPZ_ERRORS as error:
         raise ValueError(f"{path} holds no running mean: {error}") from error
     kinds = keys.dtype.kind, counts.dtype.kind, sums.dtype.kind

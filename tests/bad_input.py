@@ -81,6 +81,8 @@ class Reader(NamedTuple):
     make: Callable[[Path], Path]  # writes good files into a folder; the path that is handed over
     read: Callable[[Path], Any]  # reads it
     damaged: str = ""  # name of the file that is damaged, below the path; empty: the path itself
+    optional: bool = False  # the file may be missing
+    slow: bool = False  # a network is made, a process started: a few damages will do
 
 
 class Told(NamedTuple):
@@ -104,7 +106,7 @@ def verdict(reader: Reader, path: Path) -> Told:
         return Told("read", "", reader.read(path))
     except RecursionError as error:
         return Told("wrong", repr(error)[:200])
-    except (Exception, SystemExit) as error:  # noqa: BLE001  it is what is looked for
+    except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}"
         named = str(at) in text or (str(path) in text and at.name in text)
         told = isinstance(error, ValueError | OSError) and _ours(error) and named
@@ -301,7 +303,9 @@ def _released_run(folder: Path) -> Path:
 
 
 def _reaction_times(folder: Path) -> Path:
-    _write(folder / "times.csv", "image_id,overall_ann_time,annotation_time\n1,9.5,2.5\n2,8.0,3.0\n")
+    _write(
+        folder / "times.csv", "image_id,overall_ann_time,annotation_time\n1,9.5,2.5\n2,8.0,3.0\n"
+    )
     _write(folder / "images.csv", "img_id,img_path\n1,a.png\n2,b.png\n")
     return folder
 
@@ -397,7 +401,8 @@ READERS: dict[str, Reader] = {
     ),
     "gaze.read_fixations": Reader(_csv("g.csv", FIXATIONS), _call("gaze", "read_fixations")),
     "gaze.read_fixation_files": Reader(
-        _zip_of("g.zip", "ann_a_1.csv", "x,y,duration\n10,20,150\n30,5,90\n"), _call("gaze", "read_fixation_files")
+        _zip_of("g.zip", "ann_a_1.csv", "x,y,duration\n10,20,150\n30,5,90\n"),
+        _call("gaze", "read_fixation_files"),
     ),
     "human_study.read_answers": Reader(
         _csv("a.csv", ANSWERS), _call("human_study", "read_answers")
@@ -414,16 +419,53 @@ READERS: dict[str, Reader] = {
         _autoencoder, _call("mentor", "load_autoencoder"), "config.json"
     ),
     "mentor.load_autoencoder weights": Reader(
-        _autoencoder, _call("mentor", "load_autoencoder"), "autoencoder.safetensors"
+        _autoencoder, _call("mentor", "load_autoencoder"), "autoencoder.safetensors", slow=True
     ),
     "released.read_released_run": Reader(
-        _released_run, _call("released", "read_released_run"), "Logs/params.json"
+        _released_run, _call("released", "read_released_run"), "Logs/params.json", optional=True
     ),
-    "scorers.make_scorer onnx": Reader(_onnx, _scorer("onnx")),
+    "scorers.make_scorer onnx": Reader(_onnx, _scorer("onnx"), slow=True),
     "scorers.make_scorer torchscript": Reader(_script, _scorer("torchscript")),
     "study.read_study": Reader(_csv("s.yaml", yaml.safe_dump(STUDY)), _call("study", "read_study")),
     "training.load_run": Reader(_run, _call("training", "load_run"), "config.json"),
-    "training.load_run weights": Reader(_run, _call("training", "load_run"), "model.safetensors"),
-    "training.load_run history": Reader(_run, _call("training", "load_run"), "history.csv"),
-    "training.load_state": Reader(_state, _load_state, "last/checkpoint.pt"),
+    "training.load_run weights": Reader(
+        _run, _call("training", "load_run"), "model.safetensors", slow=True
+    ),
+    "training.load_run history": Reader(
+        _run, _call("training", "load_run"), "history.csv", slow=True
+    ),
+    "training.load_state": Reader(_state, _load_state, "last/checkpoint.pt", slow=True),
 }
+
+
+# --- at random --------------------------------------------------------------------------------
+
+
+def _random_damage(data: bytes, rng: np.random.Generator) -> bytes:
+    "A listed damage, or bytes cut out, changed, doubled or put in."
+    if rng.random() < 0.3:
+        return list(DAMAGES.values())[rng.integers(len(DAMAGES))](data)
+    changed = bytearray(data)
+    for _ in range(rng.integers(1, 8)):
+        at = int(rng.integers(len(changed) + 1))
+        to = min(len(changed), at + int(rng.geometric(0.05)))
+        kind = rng.integers(4)
+        piece = (b"", changed[at:to] * 2, rng.bytes(to - at), NOISE[: to - at])[kind]
+        changed[at:to] = piece
+    return bytes(changed)
+
+
+def campaign(folder: Path, n: int, seed: int = 0) -> pd.DataFrame:  # reader, verdict, text, damage
+    "Try `n` damages at random on readers in turn."
+    rows = []
+    for number in range(n):
+        rng = np.random.default_rng([seed, number])
+        name = list(READERS)[number % len(READERS)]
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        path = READERS[name].make(place)
+        file = path / READERS[name].damaged
+        file.write_bytes(_random_damage(file.read_bytes(), rng))
+        told = verdict(READERS[name], path)
+        rows.append({"reader": name, "verdict": told.verdict, "text": told.text, "number": number})
+    return pd.DataFrame(rows)
