@@ -2,6 +2,7 @@
 
     python benchmarks/annotate_leaks.py                # 600 pairs of the demo set
     python benchmarks/annotate_leaks.py --unlike       # synthetic images as larger PNG files
+    python benchmarks/annotate_leaks.py --sequences 150  # what came before the trial
 
 Scripted subjects go through a study on a real server on loopback and write down all that a browser
 could look at: of each picture the length of the response, its headers, name, side and times, of
@@ -9,7 +10,14 @@ each trial the same and every field. Then each is held against the label, which 
 knows: the area under the ROC curve, 0.5 where it tells nothing, with DeLong's 95 % interval. The
 first rows are what would be seen if the files were sent as they are, or encoded alike but not
 filled up to one length. The length of the JPEG code within the response comes of the pixels, which
-the subject is shown; it is listed to say how much.
+the subject is shown; it is listed to say how much. These rows are of trials, of which a subject has
+many: sides are drawn for each trial alone, so trials of one subject are as good as independent.
+
+With `--sequences`, simulated subjects know of every earlier trial on which side the right answer
+stood, more than practice tells, and where practice and checks were. Rules that count, that follow
+the last side, the last practice or check, and a logistic regression on all of it, trained on other
+subjects, guess the next side. Intervals are of subjects, who are independent: the mean over their
+shares of right guesses, with Student's 95 %.
 """
 
 import base64
@@ -27,8 +35,10 @@ import sqlalchemy as sa
 from annotate_load import start
 from fastcore.script import Param, call_parse, store_true
 from PIL import Image
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
-from cyborg.annotation import AnnotationStore, pairs_table, trials
+from cyborg.annotation import AnnotationStore, StudySettings, make_pairs, pairs_table, trials
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, write_manifest
 from cyborg.pictures import read_picture
@@ -160,6 +170,133 @@ def told(title: str, table: pd.DataFrame) -> None:
     print(f"\n{title}\n" + table.to_string(float_format=lambda v: f"{v:.3f}"), flush=True)
 
 
+# --- what came before -------------------------------------------------------------------------
+
+
+def sessions(
+    store: AnnotationStore,  # of a study that has begun
+    subjects: int,  # one after another
+) -> pd.DataFrame:  # subject, number, kind, question, side: +1 where the right answer stood left
+    "All trials of simulated subjects, whose answers are stored without marks."
+    mark = {"points": [[9.0, 9.0, 0.5]], "radius": 4.0, "erase": False}
+    rows = []
+    for i in range(subjects):
+        subject = store.enter(f"W{i}")
+        while trial := store.next_trial(subject):
+            right = "left" if trial.question == trial.left_label else "right"
+            store.answer(subject, trial.trial, right, {"left": [mark], "right": []}, 5)
+            side = 1 if right == "left" else -1
+            rows.append((i, trial.number, trial.kind, trial.question, side))
+    return pd.DataFrame(rows, columns=["subject", "number", "kind", "question", "side"])
+
+
+def histories(
+    table: pd.DataFrame,  # of `sessions`
+) -> pd.DataFrame:  # the same, and what each subject knows before each trial
+    "Counts and last sides of all that came before, of practice and of checks."
+    table = table.sort_values(["subject", "number"]).reset_index(drop=True)
+    signed = pd.DataFrame({"subject": table["subject"]})
+    signed["all"] = table["side"]
+    signed["practice"] = table["side"].where(table["kind"] == "practice", 0)
+    signed["check"] = table["side"].where(table["kind"] == "attention", 0)
+    signed["asked"] = table["side"] * np.where(table["question"] == "authentic", 1, -1)
+    of = signed.groupby("subject")
+    for name in ("all", "practice", "check", "asked"):
+        table[f"sum {name}"] = of[name].cumsum() - signed[name]
+        seen = signed[name].replace(0, np.nan).groupby(signed["subject"])
+        table[f"last {name}"] = seen.ffill().groupby(signed["subject"]).shift().fillna(0)
+    table["last but one"] = of["all"].shift(2).fillna(0)
+    checks = (table["kind"] == "attention").astype(int).groupby(table["subject"])
+    table["checks"] = checks.cumsum() - (table["kind"] == "attention")
+    table["asks"] = np.where(table["question"] == "authentic", 1, -1)
+    return table
+
+
+RULES = {
+    "less often right": lambda t: -np.sign(t["sum all"]),
+    "the other side than last": lambda t: -t["last all"],
+    "after two alike the other": lambda t: -(t["last all"] + t["last but one"]) / 2,
+    "less often right in practice": lambda t: -np.sign(t["sum practice"]),
+    "the other side than at the last check": lambda t: -t["last check"],
+    "less often authentic on the left": lambda t: -np.sign(t["sum asked"]) * t["asks"],
+}
+
+
+def learned(
+    known: pd.DataFrame,  # of `histories`
+) -> np.ndarray:  # (n,) +1 left, -1 right
+    "Guesses of a logistic regression on the history, trained on the other half of the subjects."
+    names = [n for n in known if n.startswith(("sum", "last"))] + ["checks", "asks", "number"]
+    plain = known[names].to_numpy(float)
+    inputs = np.concatenate([plain, plain * known[["asks"]].to_numpy(float)], axis=1)
+    guess, half = np.zeros(len(known)), known["subject"].to_numpy() // 2 % 2 == 0
+    for train, test in ((half, ~half), (~half, half)):
+        model = LogisticRegression(max_iter=2000).fit(inputs[train], known["side"][train])
+        guess[test] = model.predict(inputs[test])
+    return guess
+
+
+def sequence_leaks(
+    table: pd.DataFrame,  # of `sessions`
+    level: float = 0.95,  # of the intervals
+    learn: bool = True,  # the regression, too
+) -> pd.DataFrame:  # rule, trials, right, low, high, subjects
+    "How often each rule is right in first trials that count, in trials 1 to 10, the last, and all."
+    known = histories(table)
+    known = known[known["kind"] == "pair"].reset_index(drop=True)
+    place = known.groupby("subject").cumcount()
+    left = known.groupby("subject")["side"].transform("size") - place
+    windows = {"first": place < 1, "1 to 10": place < 10, "last 3": left <= 3, "all": place >= 0}
+    guesses = {name: rule(known) for name, rule in RULES.items()}
+    guesses |= {"learned on other subjects": learned(known)} if learn else {}
+    rows = []
+    for name, guess in guesses.items():
+        right = (1 + guess * known["side"]) / 2  # no guess is half right
+        for window, inside in windows.items():
+            shares = right[inside].groupby(known["subject"][inside]).mean()
+            error = shares.std(ddof=1) / np.sqrt(len(shares))
+            reach = stats.t.ppf((1 + level) / 2, len(shares) - 1) * error
+            row = {"rule": name, "trials": window, "right": shares.mean()}
+            row |= {"low": shares.mean() - reach, "high": shares.mean() + reach}
+            rows.append(row | {"subjects": len(shares)})
+    return pd.DataFrame(rows)
+
+
+def walk(
+    subjects: int,
+    trials: int,
+    rng: np.random.Generator,
+    practice: int = 2,
+) -> pd.DataFrame:  # as of `sessions`
+    "Sides as earlier versions drew them: a walk held to within two of balance."
+    rows = []
+    for subject in range(subjects):
+        lean = 0
+        for number in range(practice + trials):
+            side = -np.sign(lean) if abs(lean) >= 2 else rng.choice([-1, 1])
+            lean += side
+            kind = "practice" if number < practice else "pair"
+            question = ("authentic", "synthetic")[(number + subject) % 2]
+            rows.append((subject, number, kind, question, int(side)))
+    return pd.DataFrame(rows, columns=["subject", "number", "kind", "question", "side"])
+
+
+def of_sequences(subjects: int) -> None:
+    "Print what the sequence tells, of the walk of earlier versions and of this one."
+    with tempfile.TemporaryDirectory() as folder:
+        demo = make_demo(Path(folder) / "demo", n=400, size=64)
+        settings = StudySettings(answers=max(10, subjects * 30 // 150))
+        store = AnnotationStore(Path(folder) / "study.sqlite")
+        store.begin_study(make_pairs(demo, 150), demo.root, settings)
+        table = sessions(store, subjects)
+        store.close()
+    for title, one in (("earlier", walk(subjects, 30, np.random.default_rng(0))), ("now", table)):
+        found = sequence_leaks(one)
+        print(f"\n{title}\n" + found.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+        away = ((found["low"] > 0.5) | (found["high"] < 0.5)).sum()
+        print(f"{away} of {len(found)} intervals leave out 0.5; by chance {0.05 * len(found):.1f}")
+
+
 HIDDEN = ["trial", "left_label", "kind", "authentic", "synthetic", "fake", "right", "image"]
 
 
@@ -167,8 +304,12 @@ HIDDEN = ["trial", "left_label", "kind", "authentic", "synthetic", "fake", "righ
 def main(
     subjects: Param("one after another", int) = 10,
     unlike: Param("synthetic images as larger PNG files", store_true) = False,
+    sequences: Param("subjects whose sequences are looked at, nothing else; 0: none", int) = 0,
 ):
     "Gather what a browser sees, and print what it tells."
+    if sequences:
+        of_sequences(sequences)
+        return
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name, socket.socket() as probe:
         folder = Path(name)

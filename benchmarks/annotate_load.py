@@ -36,7 +36,7 @@ def start(folder: Path, store: str, port: int, subjects: int) -> subprocess.Pope
     """Start cyborg-annotate and wait until it answers."""
     options = {"manifest": folder / "demo/manifest.csv", "root": folder / "demo", "store": store}
     options |= {"split": "", "pairs": 180, "answers": subjects, "trials": 60, "side": 384}
-    options |= {"port": port, "admin": "secret"}
+    options |= {"port": port, "admin": "secret of the benchmark"}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     own = {**os.environ, "CYBORG_DATA": str(folder)}  # nothing is left behind
     process = subprocess.Popen(

@@ -1,9 +1,11 @@
 """Annotations: strokes and formats against literal versions and other tools' bytes; trials under
 concurrency, time-outs and kills; the gaze files of the real data where that is at hand."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -35,6 +37,7 @@ from cyborg.annotation import (
     human_maps,
     label_studio_mask,
     label_studio_rle,
+    layouts_table,
     make_pairs,
     read_annotations,
     read_coco,
@@ -53,12 +56,16 @@ from cyborg.annotation import (
     write_label_studio,
     write_maps,
 )
+from cyborg.annotation import trials as trials_table
 from cyborg.data import ImageDataset
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, read_manifest
 from cyborg.saliency import human_map, read_map
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from annotate_leaks import sequence_leaks, sessions, walk  # noqa: E402
+
 GAZE = Path(os.environ.get("CYBORG_HUMAN_MAPS") or ROOT.parent / "shared" / "data" / "human_maps")
 needs_gaze = pytest.mark.skipif(
     not (GAZE / "osie" / "crops.csv").is_file(),
@@ -294,17 +301,67 @@ def test_every_pair_gets_its_answers_and_no_more(study):
     assert abs((trials["question"] == "authentic").sum() - 16) <= 4
 
 
-def test_question_alternates_and_sides_are_balanced(study):
-    store = study(answers=20, trials=8)
-    runs = [answer_all(store, f"w{i}") for i in range(20)]
+def test_question_alternates_and_sides_are_balanced_over_the_study(study):
+    store = study(answers=8, trials=8, n=24)
+    runs = [answer_all(store, f"w{i}") for i in range(24)]
     assert all(a.question != b.question for run in runs for a, b in pairwise(run))
     assert {run[0].question for run in runs} == {"authentic", "synthetic"}
-    right_left = [sum(t.question == t.left_label for t in run) for run in runs]
-    assert min(right_left) >= 2 and max(right_left) <= 6
-    assert len({tuple(t.question == t.left_label for t in run) for run in runs}) > 8  # by chance
     trials = store.annotations().drop_duplicates("trial")
-    for _, rows in trials.groupby(["pair", "question"]):
-        assert abs((rows["left"] == "authentic").mean() - 0.5) <= 0.3
+    cells = trials.groupby(["pair", "question"])["left"].apply(lambda s: s.eq("authentic").sum())
+    alone = 24 * 8 / 4  # variance of the number of cells' left ones, were each side thrown alone
+    assert len(cells) == 48 and ((cells - 2) ** 2).sum() < 0.75 * alone
+
+
+def test_what_came_before_tells_nothing_of_the_next_side(study):
+    """150 subjects who know every earlier side; first trial, trials 1 to 10, last trials."""
+    store = study(answers=85, trials=12, n=22, practice=2, attention_every=6)
+    found = sequence_leaks(sessions(store, 150), level=0.99999)
+    assert set(found["trials"]) == {"first", "1 to 10", "last 3", "all"}
+    away = found[(found["low"] > 0.5) | (found["high"] < 0.5)]
+    assert not len(away), away
+
+
+def test_the_rules_find_the_walk_of_earlier_versions():
+    found = sequence_leaks(walk(150, 12, np.random.default_rng(0)), level=0.99999)
+    found = found.set_index(["rule", "trials"])
+    assert found.loc[("less often right", "first"), "right"] == pytest.approx(0.75, abs=0.08)
+    for rule in ("less often right", "less often right in practice", "learned on other subjects"):
+        assert found.loc[(rule, "first"), "low"] > 0.5
+    assert found.loc[("less often right", "all"), "low"] > 0.5
+
+
+def test_intervals_of_subjects_hold_what_they_promise():
+    rng, held = np.random.default_rng(1), []
+    for _ in range(60):
+        table = walk(12, 10, rng).assign(side=lambda t: rng.choice([-1, 1], len(t)))
+        one = sequence_leaks(table, learn=False).set_index(["rule", "trials"])
+        low, high = one.loc[("less often right", "1 to 10"), ["low", "high"]]
+        held.append(low <= 0.5 <= high)
+    assert np.mean(held) > 0.85  # 95 % of 60, less three standard errors
+
+
+def test_a_store_of_the_walk_goes_on_with_coins(study):
+    store = study(answers=20, trials=8, n=24)
+    for i in range(3):
+        subject, lean = store.enter(f"old{i}"), 0
+        for _ in range(4):
+            trial = store.next_trial(subject)
+            right = -np.sign(lean) if abs(lean) >= 2 else (-1) ** i
+            other = {"authentic": "synthetic", "synthetic": "authentic"}[trial.question]
+            left = trial.question if right > 0 else other
+            lean += right
+            with store.writes() as connection:
+                own = trials_table.c.trial == trial.trial
+                connection.execute(sa.update(trials_table).where(own).values(left_label=left))
+            store.answer(subject, trial.trial, "left", BOTH, 3.0)
+    with store.engine.begin() as connection:
+        layouts_table.drop(connection)  # which stores of that time lack
+    again = AnnotationStore(str(store.engine.url))
+    assert len(again.annotations()) == 24
+    assert set(again.annotations()["layout"]) == {"unknown"}
+    rest = [answer_all(again, f"old{i}") for i in range(3)]
+    assert [len(run) for run in rest] == [4, 4, 4]
+    again.close()
 
 
 def test_a_lost_trial_is_handed_out_again(study):
@@ -397,6 +454,110 @@ def test_one_answer_however_often_it_is_sent(study):
     with pytest.raises(AlreadyAnswered):
         store.answer(subject, trial.trial, "left", {"left": [], "right": [DAB]}, 3.0)
     assert len(store.annotations()) == 2
+
+
+STACKED = {"layout": "stacked", "left_at": "upper", "right_at": "lower"}
+STACKED |= {"viewport_width": 360, "viewport_height": 740.0}
+
+
+def test_the_layout_is_stored_exported_and_read_again(study, tmp_path, demo):
+    store = study(trials=3)
+    subject = store.enter("A1")
+    for layout in (STACKED, None):
+        trial = store.next_trial(subject)
+        store.answer(subject, trial.trial, "left", BOTH, 3.0, layout=layout)
+    table = store.annotations()
+    told, untold = (rows for _, rows in table.groupby("trial", sort=False))
+    for row in told.itertuples():
+        genuine = demo.table.set_index("image").loc[row.image, "label"]
+        assert row.place == ("upper" if genuine == row.left else "lower")
+    assert set(told["layout"]) == {"stacked"} and set(told["viewport"]) == {"360x740"}
+    assert set(untold["layout"]) == {"unknown"} and set(untold["place"]) == {""}
+    back = read_annotations(write_annotations(table, tmp_path / "t.parquet"))
+    pd.testing.assert_frame_equal(back, table)
+    coco = read_coco(write_coco(table, tmp_path / "c.json"))
+    assert coco[["layout", "place"]].values.tolist() == table[["layout", "place"]].values.tolist()
+    before = as_table(table.drop(columns=["layout", "place", "viewport"]))
+    assert set(before["layout"]) == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": "beside"},
+        {"layout": None},
+        {"layout": ["stacked"]},
+        {"left_at": "left"},
+        {"left_at": "upper", "right_at": "upper"},
+        {"left_at": ["upper"]},
+        {"viewport_width": 0},
+        {"viewport_width": float("nan")},
+        {"viewport_width": True},
+        {"viewport_height": "740"},
+        {"viewport_height": 10**400},
+        {"more": 1},
+    ],
+)
+def test_bad_layouts(study, change):
+    store = study()
+    subject = store.enter("A1")
+    trial = store.next_trial(subject).trial
+    for layout in (STACKED | change, [], "stacked", 3, {}):
+        with pytest.raises(AnnotationError, match="layout|viewport"):
+            store.answer(subject, trial, "left", BOTH, 3.0, layout=layout)
+    assert not len(store.annotations())
+
+
+def test_the_file_alone_holds_everything_after_a_checkpoint_and_in_a_copy(study, tmp_path):
+    store = study(trials=8)
+    answer_all(store, "A1")
+
+    def alone(path):
+        "Trials in a copy of one file, without those beside it."
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        target = tmp_path / "alone" / f"{path.name}.{time.monotonic_ns()}"
+        target.write_bytes(path.read_bytes())
+        with contextlib.closing(sqlite3.connect(target)) as connection:
+            try:
+                return connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+            except sqlite3.OperationalError:  # not even the tables
+                return 0
+
+    path = Path(store.engine.url.database)
+    assert alone(path) < 8  # this is why
+    assert alone(store.copy_to(tmp_path / "copy.sqlite")) == 8
+    assert store.checkpoint() and alone(path) == 8
+    answer_all(store, "B2")
+    with store.reads() as connection:  # somebody reads meanwhile: no error, and nothing waits
+        connection.execute(sa.select(layouts_table)).all()
+        assert not store.checkpoint(0.05)
+    store.close()
+    assert alone(path) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"radius": 10**400},
+        {"radius": True},
+        {"radius": "8"},
+        {"radius": [8]},
+        {"points": [[1, 2, 10**400]]},
+        {"points": [["1", "2", "3"]]},
+        {"points": [[True, 2, 3]]},
+        {"points": [[[1], 2, 3]]},
+        {"points": [1, 2, 3]},
+        {"points": 7},
+        {"points": None},
+        {"points": "abc"},
+        {"points": {"x": 1}},
+        {"erase": "\ud800"},
+        {"erase": None},
+    ],
+)
+def test_what_is_no_number_is_refused_and_not_made_one(change):
+    with pytest.raises(AnnotationError):
+        checked_strokes([{**DAB, **change}], 64, 64)
 
 
 @pytest.mark.parametrize("marks", ["either", "both", "chosen"])

@@ -37,6 +37,7 @@ sync_playwright = pytest.importorskip(
 pytestmark = needs_browser
 COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
 SIDE = 256
+ADMIN = "secret of the tests"
 
 
 class Server:
@@ -47,7 +48,7 @@ class Server:
         make_demo(folder / "demo", n=60, size=64, workers=1)
         self.arguments = ["--manifest", str(folder / "demo" / "manifest.csv"), "--split", ""]
         self.arguments += ["--root", str(folder / "demo"), "--store", str(self.store)]
-        self.arguments += ["--side", str(SIDE), "--admin", "secret", *options]
+        self.arguments += ["--side", str(SIDE), "--admin", ADMIN, *options]
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 
@@ -371,6 +372,108 @@ def test_a_killed_server_loses_nothing(page, server):
     assert all("ERR_CONNECTION" in error for error in page.errors)  # and nothing else
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "layout", "places"),
+    [
+        (360, 740, "stacked", ["upper", "lower"]),
+        (768, 1024, "side by side", ["left", "right"]),
+        (1280, 800, "side by side", ["left", "right"]),
+    ],
+)
+def test_the_answer_stands_at_its_picture_and_the_layout_is_stored(
+    chromium, server, width, height, layout, places
+):
+    size = {"width": width, "height": height}
+    context = chromium.new_context(viewport=size, has_touch=width < 1000, is_mobile=width < 1000)
+    page = context.new_page()
+    begin(page, server, f"WIDE{width}")
+    answers, pictures = page.locator(".choice"), page.locator(".brush-view")
+    for number, place in enumerate(places):
+        assert f"The {place} one is" in answers.nth(number).inner_text()
+        alt = page.locator(".brush-stage img").nth(number).get_attribute("alt")
+        assert alt == f"{place} picture"
+        mine, label = pictures.nth(number).bounding_box(), answers.nth(number).bounding_box()
+        assert 0 <= label["y"] - mine["y"] - mine["height"] < 20  # right below it
+        assert label["x"] >= mine["x"] - 1 and label["width"] <= mine["width"] + 1
+        assert 190 <= mine["width"] <= width and abs(mine["width"] - mine["height"]) < 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
+    for tool in page.locator(".brush-tools button").all():
+        assert min(tool.bounding_box()["height"], tool.bounding_box()["width"]) >= 26
+    paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
+    answer(page, "right")  # the second one, wherever it stands
+    page.wait_for_selector("#continue")
+    rows = stored(server).query(f"subject == 'WIDE{width}'")
+    assert set(rows["layout"]) == {layout} and set(rows["choice"]) == {"right"}
+    marked = rows["strokes"].map(len) > 0
+    assert rows.loc[marked, "place"].tolist() == [places[0]]  # what was painted on stood there
+    assert rows.loc[~marked, "place"].tolist() == [places[1]]
+    assert set(rows["viewport"]) == {f"{width}x{height}"}
+    context.close()
+
+
+def test_words_follow_a_screen_that_is_turned(page, server):
+    begin(page, server, "TURNED")
+    assert "The left one" in page.locator(".choice").first.inner_text()
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_selector(".choice:has-text('The upper one')")
+    paint(page, 1, [(0.3, 0.4), (0.6, 0.45)])
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.wait_for_selector(".choice:has-text('The left one')")
+    assert painted(page, 1).any() and not painted(page, 0).any()
+    assert not page.errors
+
+
+def test_a_fault_of_the_server_is_told_once_and_the_marks_are_kept(page, server):
+    begin(page, server, "FAULT")
+    paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
+    before, asked = painted(page, 0), []
+
+    def fail(route):
+        asked.append(route.request.url)
+        body = '{"error": "the server made a mistake"}'
+        route.fulfill(status=500, body=body, content_type="application/json")
+
+    page.route("**/api/*", fail)
+    answer(page, "left")
+    page.wait_for_selector("#notice:has-text('made a mistake')")
+    time.sleep(2)
+    assert len(asked) == 1 and "No connection" not in page.locator("#notice").inner_text()
+    assert (painted(page, 0) == before).all() and page.locator("#next").is_enabled()
+    page.reload()  # at the entry, too: once, and with a button to ask again
+    page.wait_for_selector("#again")
+    time.sleep(2)
+    assert len(asked) == 2
+    page.unroute("**/api/*")
+    page.click("#again")
+    page.wait_for_selector("#question")
+    assert (painted(page, 0) == before).all()
+    page.click("#next")
+    page.wait_for_selector("#continue")
+    assert stored(server)["subject"].eq("FAULT").sum() == 2
+
+
+@pytest.mark.parametrize(("status", "words"), [(429, "is busy"), (503, "cannot store")])
+def test_a_server_that_says_later_is_asked_later(page, server, status, words):
+    begin(page, server, f"LATER{status}")
+    paint(page, 0, [(0.3, 0.4), (0.6, 0.45)])
+    asked, kind = [], "application/json"
+
+    def later(route):
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            route.continue_()
+            return
+        head = {"Retry-After": "2"}
+        route.fulfill(status=status, body='{"error": "x"}', content_type=kind, headers=head)
+
+    page.route("**/api/answer", later)
+    answer(page, "left")
+    page.wait_for_selector(f"#notice:has-text('{words}')")
+    page.wait_for_selector("#continue")
+    assert len(asked) == 2 and asked[1] - asked[0] >= 1.9
+    assert page.locator("#notice").inner_text() == ""
+
+
 def test_keyboard_zoom_and_touch(page, server):
     begin(page, server, "KEYS")
     stage = page.locator(".brush-stage").first
@@ -414,7 +517,7 @@ def test_administration(page, server):
     page.click("button")
     page.wait_for_selector("#notice:has-text('token')")
     assert "Subjects" not in page.locator("#main").inner_text()
-    page.fill("#token", "secret")
+    page.fill("#token", ADMIN)
     page.click("button")
     page.wait_for_selector("text=Subjects")
     assert "VISITOR" in page.locator("#main").inner_text()
@@ -427,6 +530,9 @@ def test_administration(page, server):
     with page.expect_download() as saved:
         page.click("text=annotations.parquet")
     assert Path(saved.value.path()).stat().st_size > 1000
+    with page.expect_download() as saved:
+        page.click("text=study.sqlite")
+    assert AnnotationStore(saved.value.path()).annotations()["subject"].eq("VISITOR").any()
 
 
 def test_a_link_without_a_worker_id_or_with_markup(page, server):

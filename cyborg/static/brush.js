@@ -65,6 +65,7 @@ class Picture {
     );
     this.stage.style.aspectRatio = `${width} / ${height}`; // no style attribute: the page forbids them
     this.view = make("div", { class: "brush-view" }, this.stage);
+    this.figure = make("div", { class: "brush-figure" }, this.view);
     this.touches = new Map();
     const on = (name, handler) => this.stage.addEventListener(name, handler.bind(this));
     on("pointerdown", this.down);
@@ -75,6 +76,12 @@ class Picture {
     on("blur", this.lift);
     on("keydown", this.key);
     on("contextmenu", (event) => event.preventDefault());
+  }
+
+  name(alt) { // for those who cannot see where it stands
+    if (this.image.alt === alt) return;
+    this.image.alt = alt;
+    this.stage.setAttribute("aria-label", `${alt}: paint here. Arrow keys move, space lowers and lifts the brush`);
   }
 
   place(event) {
@@ -134,8 +141,10 @@ class Picture {
     this.show(event);
     if (this.touches.size > 1 && this.touches.has(event.pointerId)) {
       const before = this.touches.get(event.pointerId);
-      this.view.scrollLeft -= (event.clientX - before.clientX) / this.touches.size;
-      this.view.scrollTop -= (event.clientY - before.clientY) / this.touches.size;
+      const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY].map((d) => d / this.touches.size);
+      this.view.scrollLeft -= dx;
+      if (this.view.scrollHeight > this.view.clientHeight + 1) this.view.scrollTop -= dy;
+      else window.scrollBy(0, -dy); // two fingers move the page where the picture is not enlarged
       this.touches.set(event.pointerId, event);
       return;
     }
@@ -225,7 +234,7 @@ export class Board {
     this.pictures = pictures.map((picture, number) => new Picture(this, number, picture));
     this.status = make("span", { class: "brush-status", role: "status", "aria-live": "polite" });
     this.tools = this.makeTools();
-    this.row = make("div", { class: "brush-pictures" }, ...this.pictures.map((picture) => picture.view));
+    this.row = make("div", { class: "brush-pictures" }, ...this.pictures.map((picture) => picture.figure));
     this.element = make("div", { class: "brush-board" }, this.tools, this.row);
     this.element.addEventListener("keydown", (event) => {
       if (event.target !== this.size && this.shortcut(event)) event.preventDefault();
@@ -258,6 +267,11 @@ export class Board {
 
   seconds() {
     return this.offset + (performance.now() - this.started) / 1000;
+  }
+
+  layout() { // how two pictures stand; one alone is beside itself
+    const boxes = this.pictures.map((picture) => picture.view.getBoundingClientRect());
+    return boxes.length > 1 && boxes[1].top >= boxes[0].bottom - 1 && boxes[0].height ? "stacked" : "side by side";
   }
 
   get loaded() {

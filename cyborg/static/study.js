@@ -43,14 +43,26 @@ async function refusal(response) { // a server in between may refuse in its own 
   return new Refused(content.error || `the server says ${response.status}`, response.status);
 }
 
-// Try until the server answers: a lost connection or a restarted server loses nothing.
+// Try until the server answers: a lost connection or a restarted server loses nothing. What it refuses, and a
+// fault of its own (500), is told once: the same again would have the same answer.
+const AGAIN = {
+  429: "The server is busy. Your work is kept here; trying again …",
+  503: "The server cannot store anything just now. Your work is kept here; trying again …",
+};
+const LOST = "No connection to the server. Your work is kept here; trying again …";
+
 async function call(path, body) {
   for (let attempt = 0; ; attempt += 1) {
+    let why = LOST, pause = Math.min(8, 0.5 * 2 ** attempt);
     try {
       const headers = { "Content-Type": "application/json", Authorization: `Bearer ${token}` };
       const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
       const response = await fetch(path, { ...options, cache: "no-store" });
-      if (response.status < 500) {
+      const ours = response.headers.get("Content-Type") === "application/json"; // a proxy may speak for a server that is gone
+      if (ours && response.status in AGAIN) {
+        why = AGAIN[response.status];
+        pause = Math.max(pause, Number(response.headers.get("Retry-After")) || 0);
+      } else if (response.status <= 500) {
         const content = response.ok ? await response.json() : null;
         if (attempt) notice(""); // its own words about the connection, nobody else's
         if (!content) throw await refusal(response);
@@ -59,8 +71,8 @@ async function call(path, body) {
     } catch (error) {
       if (error instanceof Refused) throw error;
     }
-    notice("No connection to the server. Your work is kept here; trying again …");
-    await wait(Math.min(8, 0.5 * 2 ** attempt));
+    notice(why);
+    await wait(pause);
   }
 }
 
@@ -123,14 +135,32 @@ const MARKS = {
   chosen: "mark on the picture you chose what told you",
 };
 
-function choices(question, onChoice) {
-  const set = make("fieldset", { className: "choices" }, make("legend", { textContent: "Your answer" }));
-  for (const side of ["left", "right"]) {
+// Each answer stands at its picture. Where pictures stand is measured, not taken from the width of the page.
+const PLACES = { "side by side": ["left", "right"], stacked: ["upper", "lower"] };
+
+function choices(board, question, onChoice) {
+  const names = ["left", "right"].map((side, number) => {
     const input = make("input", { type: "radio", name: "choice", value: side, id: `choose-${side}` });
     input.addEventListener("change", () => onChoice(side));
-    set.append(make("label", {}, input, ` The ${side} one ${QUESTIONS[question][2]}`));
-  }
-  return set;
+    const name = make("span");
+    const answer = make("label", { className: "choice" }, input, " ", name);
+    board.pictures[number].view.after(answer);
+    board.pictures[number].figure.setAttribute("role", "group");
+    return name;
+  });
+  board.row.setAttribute("role", "radiogroup");
+  board.row.setAttribute("aria-label", "Your answer");
+  const name = () => PLACES[board.layout()].forEach((place, number) => {
+    names[number].textContent = `The ${place} one ${QUESTIONS[question][2]}`;
+    board.pictures[number].name(`${place} picture`);
+  });
+  new ResizeObserver(name).observe(board.row); // also when it is first shown
+  return name;
+}
+
+function layout(board) { // as the server stores it with the answer
+  const kind = board.layout(), [left_at, right_at] = PLACES[kind];
+  return { layout: kind, left_at, right_at, viewport_width: window.innerWidth, viewport_height: window.innerHeight };
 }
 
 // Whether paint is left on a picture: what was painted may have been rubbed out again.
@@ -164,7 +194,6 @@ async function ask(trial) {
     hint.textContent = ready ? "" : choice ? `Now ${MARKS[trial.marks]}.` : `Choose, and ${MARKS[trial.marks]}.`;
     kept.set(trial.trial, { strokes, choice, seconds: seconds() });
   };
-  const set = choices(trial.question, (side) => { choice = side; update(); });
   const [before, what] = QUESTIONS[trial.question];
   const question = make("p", { className: "question", id: "question" }, before, make("strong", { textContent: what }), "?");
   if (trial.practice) question.prepend(make("em", { textContent: "Practice. " }));
@@ -176,7 +205,9 @@ async function ask(trial) {
     try { await board.loaded; break; } catch { notice("A picture did not arrive; trying again …"); await wait(1); }
   }
   notice("");
-  show(question, place, set, make("div", { className: "actions" }, next, hint));
+  const name = choices(board, trial.question, (side) => { choice = side; update(); });
+  show(question, place, make("div", { className: "actions" }, next, hint));
+  name();
   if (choice) document.getElementById(`choose-${choice}`).checked = true;
   board.restart();
   started = performance.now();
@@ -185,7 +216,7 @@ async function ask(trial) {
     await pressed(next);
     board.lock(true);
     const [left, right] = board.allStrokes();
-    const body = { trial: trial.trial, choice, strokes: { left, right }, seconds: Number(seconds().toFixed(3)) };
+    const body = { trial: trial.trial, choice, strokes: { left, right }, seconds: Number(seconds().toFixed(3)), layout: layout(board) };
     try {
       const stored = await call("api/answer", body);
       kept.drop(trial.trial);
@@ -199,7 +230,8 @@ async function ask(trial) {
         return {};
       }
       board.lock(false);
-      refused = `Not stored: ${error.message}. Your marks are still here; change them and try again.`;
+      const what = error.status === 500 ? "try again, or later by the same link" : "change them and try again";
+      refused = `Not stored: ${error.message}. Your marks are still here; ${what}.`;
       notice(refused);
       next.disabled = false;
     }
@@ -263,4 +295,10 @@ async function run() {
   }
 }
 
-run().catch((error) => notice(error.message));
+// What ends the page is told once, with a way to ask again; what was painted is in the browser's memory.
+run().catch((error) => {
+  const again = make("button", { type: "button", id: "again", textContent: "Try again" });
+  again.addEventListener("click", () => location.reload());
+  notice(`${error.message}. `);
+  if (error.status >= 500) document.getElementById("notice").append(again);
+});
