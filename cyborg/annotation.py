@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_STROKES', 'MAX_POINTS', 'ANSWERS', 'metadata', 'study_table', 'pictures', 'pairs_table', 'subjects', 'consents',
-           'agreements', 'exclusions', 'ATTENTION', 'BY_HAND', 'trials', 'answers_table', 'marks_table', 'WORKER',
-           'TABLE', 'KINDS', 'PEOPLE', 'checked_strokes', 'strokes_mask', 'row_mask', 'map_shape', 'human_maps',
-           'make_pairs', 'database_url', 'StudySettings', 'AnnotationStore', 'Subject', 'text_hash', 'Trial',
-           'trial_kind', 'question_at', 'UnknownTrial', 'ForeignTrial', 'AlreadyAnswered', 'Answered', 'as_table',
+           'agreements', 'exclusions', 'ATTENTION', 'BY_HAND', 'trials', 'answers_table', 'layouts_table',
+           'marks_table', 'WORKER', 'RANDOM_NAME', 'LAYOUTS', 'UNKNOWN', 'TABLE', 'ASKED', 'KINDS', 'PEOPLE',
+           'checked_strokes', 'strokes_mask', 'row_mask', 'map_shape', 'human_maps', 'make_pairs', 'database_url',
+           'StudySettings', 'AnnotationStore', 'Subject', 'text_hash', 'Trial', 'trial_kind', 'question_at',
+           'UnknownTrial', 'ForeignTrial', 'AlreadyAnswered', 'Answered', 'checked_layout', 'as_table',
            'ExclusionRules', 'subject_summary', 'without_excluded', 'write_maps', 'write_annotations',
            'read_annotations', 'marked_rows', 'write_coco', 'read_coco', 'write_label_studio', 'read_label_studio',
            'read_reaction_times', 'with_times', 'read_marks']
@@ -17,11 +18,13 @@ import hashlib
 import json
 import re
 import secrets
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -71,6 +74,15 @@ from .saliency import human_map, stroke_mask, write_map
 MAX_STROKES, MAX_POINTS = 500, 20_000  # of one picture; half an hour of painting has fewer
 
 
+def _must_be_numbers(
+    *rows: Sequence,  # of numbers
+) -> None:
+    "TypeError for text, truth values and anything else that NumPy would turn into a number."
+    kinds = set(map(type, chain.from_iterable(rows)))
+    if not all(issubclass(kind, (int, float, np.number)) and kind is not bool for kind in kinds):
+        raise TypeError("not a number")
+
+
 def _stroke(
     stroke: Any,  # what came
     where: str,  # for the message
@@ -81,9 +93,10 @@ def _stroke(
     if not isinstance(stroke, Mapping) or not {"points", "radius"} <= set(stroke):
         raise AnnotationError(f"{where} is no stroke: wanted points, radius and erase")
     try:
+        _must_be_numbers([stroke["radius"]], *stroke["points"])
         points = np.asarray(stroke["points"], dtype=np.float64)
         radius = float(stroke["radius"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"{where} holds something that is no number") from error
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise AnnotationError(f"{where} has points of shape {points.shape}, wanted (P, 3), P >= 1")
@@ -95,7 +108,8 @@ def _stroke(
     if not 0 < radius <= max(width, height):
         raise AnnotationError(f"{where} has radius {radius}, wanted 0 < r <= {max(width, height)}")
     if not isinstance(stroke.get("erase", False), bool):
-        raise AnnotationError(f"{where} has erase {stroke['erase']!r}, wanted true or false")
+        came = type(stroke["erase"]).__name__
+        raise AnnotationError(f"{where} has erase of type {came}, wanted true or false")
     return {"points": points.tolist(), "radius": radius, "erase": stroke.get("erase", False)}
 
 # %% ../nbs/12_annotation.ipynb #849a6a2f
@@ -357,6 +371,16 @@ answers_table = sa.Table(
     sa.Column("digest", _text, nullable=False),  # of choice and strokes: tells a repeat
     sa.Column("answered", _number, nullable=False),
 )
+layouts_table = sa.Table(  # a table of its own, so that stores of before need no change
+    "layouts",
+    metadata,
+    sa.Column("trial", sa.ForeignKey("trials.trial"), primary_key=True),
+    sa.Column("layout", _text, nullable=False),  # one of LAYOUTS
+    sa.Column("left_at", _text, nullable=False),  # where the "left" picture stood
+    sa.Column("right_at", _text, nullable=False),
+    sa.Column("viewport_width", _number, nullable=False),  # CSS pixels of the page
+    sa.Column("viewport_height", _number, nullable=False),
+)
 marks_table = sa.Table(
     "marks",
     metadata,
@@ -477,7 +501,8 @@ class AnnotationStore:
             yield connection
 
     def close(self) -> None:
-        "Give all connections back."
+        "Give all connections back; what was written is in the file itself."
+        self.checkpoint()
         self.engine.dispose()
 
     def _value(self, key: str) -> Any:
@@ -495,6 +520,38 @@ class AnnotationStore:
                 text = json.dumps(value)
                 connection.execute(sa.insert(study_table), {"key": key, "value": text})
         return json.loads(text)
+
+# %% ../nbs/12_annotation.ipynb #dc71e216
+@patch
+def checkpoint(
+    self: AnnotationStore,
+    seconds: float = 1.0,  # to wait for those who are reading
+) -> bool:  # whether all is in the file now; False: readers, or a full disk, were in the way
+    "Bring all that was written into the SQLite file, which alone then holds everything."
+    if self.engine.dialect.name != "sqlite":
+        return True
+    with self._lock, closing(self.engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        try:
+            cursor.execute(f"PRAGMA busy_timeout={round(1000 * seconds)}")
+            busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            cursor.execute("PRAGMA busy_timeout=20000")
+        except sqlite3.OperationalError:
+            return False
+    return not busy
+
+
+@patch
+def copy_to(
+    self: AnnotationStore,
+    path: str | Path,  # of a file that is not there yet
+) -> Path:
+    "A consistent copy of an SQLite store, also while subjects answer; AnnotationError for others."
+    if self.engine.dialect.name != "sqlite":
+        raise AnnotationError(f"the store is {self.engine.dialect.name}'s: copy it with pg_dump")
+    with closing(self.engine.raw_connection()) as connection:
+        connection.cursor().execute("VACUUM INTO ?", (str(path),))
+    return Path(path)
 
 # %% ../nbs/12_annotation.ipynb #0b11e741
 def _picture_size(path: str) -> tuple[int, int] | str:
@@ -612,6 +669,9 @@ def enter(
     return Subject(found.subject, found.worker, found.token, found.code or "")
 
 # %% ../nbs/12_annotation.ipynb #260d783f
+RANDOM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of tokens, trials, pictures
+
+
 def text_hash(
     text: str,
 ) -> str:  # 64 hexadecimal digits
@@ -642,6 +702,8 @@ def subject_of(
     token: str,  # that a browser showed
 ) -> Subject | None:  # None for a token nobody has
     "Whose token this is."
+    if not RANDOM_NAME.fullmatch(token):
+        return None
     with self.reads() as connection:
         found = connection.execute(sa.select(subjects).where(subjects.c.token == token)).first()
     return found and Subject(found.subject, found.worker, found.token, found.code or "")
@@ -707,17 +769,20 @@ def _choose_pair(
     question: str,
     wanted: int,  # answers a pair; those of practice and attention may have any number
     now: float,
+    left: str = "",  # label of the picture on the left, drawn before; empty: none is shown
 ) -> str | None:  # None: no pair needs this subject
-    "The pair that lacks answers most, by question and in all; chance among equals."
+    "The pair that lacks answers most, by question, then side, then in all; chance among equals."
     seen = sa.select(trials.c.pair).where(trials.c.subject == subject, trials.c.pair.is_not(None))
     total = sa.func.count(trials.c.trial)
     asked = sa.func.count(sa.case((trials.c.question == question, 1)))
+    alike = sa.and_(trials.c.question == question, trials.c.left_label == left)
+    same = sa.func.count(sa.case((alike, 1)))
     choice = (
         sa.select(pairs_table.c.pair)
         .outerjoin(trials, sa.and_(trials.c.pair == pairs_table.c.pair, _counted(now)))
         .where(pairs_table.c.kind == kind, pairs_table.c.pair.not_in(seen))
         .group_by(pairs_table.c.pair)
-        .order_by(asked, total, sa.func.random())
+        .order_by(asked, same, total, sa.func.random())
         .limit(1)
     )
     if kind == "pair":
@@ -725,24 +790,6 @@ def _choose_pair(
         first = connection.execute(choice.having(total < wanted, asked < half)).scalar()
         return first or connection.execute(choice.having(total < wanted)).scalar()
     return connection.execute(choice).scalar()
-
-# %% ../nbs/12_annotation.ipynb #41e52138
-def _choose_left(
-    connection: sa.Connection,
-    subject: int,
-    pair: str,
-    question: str,
-    now: float,
-) -> str:  # authentic or synthetic
-    "What stands on the left: what the subject lacks by 2 or more, else the pair, else chance."
-    side = sa.case((trials.c.left_label == trials.c.question, 1), else_=-1)
-    balance = sa.select(sa.func.coalesce(sa.func.sum(side), 0))
-    own = connection.execute(balance.where(trials.c.subject == subject)).scalar()
-    alike = balance.where(trials.c.pair == pair, trials.c.question == question, _counted(now))
-    lean = own if abs(own) >= 2 else connection.execute(alike).scalar()
-    right_answer_left = secrets.randbelow(2) if lean == 0 else lean < 0
-    other = {"authentic": "synthetic", "synthetic": "authentic"}[question]
-    return question if right_answer_left else other
 
 # %% ../nbs/12_annotation.ipynb #32f4a1ee
 def _current(
@@ -777,9 +824,11 @@ def _give(
 ) -> str | None:  # id of the new trial
     "Hand out the trial that comes at a place; None when no pair is left."
     kind, question = trial_kind(number, settings, subject.token), question_at(number, subject.token)
-    pair = _choose_pair(connection, subject.subject, kind, question, settings.answers, now)
+    left = secrets.choice(("authentic", "synthetic"))
+    rest = question, settings.answers, now, left
+    pair = _choose_pair(connection, subject.subject, kind, *rest)
     if kind != "pair":  # practice and checks only for who answers pairs
-        wanted = _choose_pair(connection, subject.subject, "pair", question, settings.answers, now)
+        wanted = _choose_pair(connection, subject.subject, "pair", *rest)
         if wanted is None and not connection.scalar(sa.select(_answered_pairs(subject.subject))):
             return None
         kind, pair = (kind, pair) if pair else ("pair", wanted)
@@ -788,8 +837,7 @@ def _give(
     row = {name: secrets.token_urlsafe(16) for name in ("trial", "left_name", "right_name")}
     row |= {"subject": subject.subject, "number": number, "kind": kind, "pair": pair}
     row |= {"question": question, "shown": now, "lease": now + settings.timeout}
-    row["left_label"] = _choose_left(connection, subject.subject, pair, question, now)
-    connection.execute(sa.insert(trials), row | {"abandoned": False})
+    connection.execute(sa.insert(trials), row | {"left_label": left, "abandoned": False})
     return row["trial"]
 
 # %% ../nbs/12_annotation.ipynb #1c6866ba
@@ -893,6 +941,8 @@ def trial_of(
     trial: str,  # id
 ) -> sa.Row:  # of trials, with the images and sizes of its pictures as left_*, right_*
     "A trial of a subject; UnknownTrial or ForeignTrial where it has none of that name."
+    if not isinstance(trial, str) or not RANDOM_NAME.fullmatch(trial):
+        raise UnknownTrial("trial: no such trial was handed out")
     sides = {name: pictures.alias(name) for name in ("left", "right")}
     genuine = trials.c.left_label == "authentic"
     left = sa.case((genuine, pairs_table.c.authentic), else_=pairs_table.c.synthetic)
@@ -928,6 +978,31 @@ def _must_be_marked(
     if not painted or not wanted <= painted:
         raise AnnotationError(f"strokes: mark {marks} of the pictures, marked: {sorted(painted)}")
 
+# %% ../nbs/12_annotation.ipynb #46a7f0ff
+LAYOUTS = {"side by side": ("left", "right"), "stacked": ("upper", "lower")}
+UNKNOWN = "unknown"  # layout of an answer that came without one
+_LAYOUT = ("layout", "left_at", "right_at", "viewport_width", "viewport_height")
+
+
+def checked_layout(
+    layout: Any,  # what came: None, or a mapping of `_LAYOUT`
+) -> dict | None:
+    "How the pictures of an answer stood; AnnotationError for anything else."
+    if layout is None:
+        return None
+    if not isinstance(layout, Mapping) or set(layout) != set(_LAYOUT):
+        raise AnnotationError(f"layout: wanted {', '.join(_LAYOUT)}")
+    kind, places = layout["layout"], [layout["left_at"], layout["right_at"]]
+    known = LAYOUTS.get(kind) if isinstance(kind, str) else None
+    if known is None or not all(isinstance(one, str) for one in places):
+        raise AnnotationError(f"layout: wanted one of {', '.join(LAYOUTS)}, and two places")
+    if sorted(places) != sorted(known):
+        raise AnnotationError(f"layout {kind}: wanted the places {' and '.join(known)}")
+    for name in ("viewport_width", "viewport_height"):
+        if type(layout[name]) not in (int, float) or not 0 < layout[name] <= 100_000:
+            raise AnnotationError(f"{name}: wanted pixels above 0, 100,000 at most")
+    return dict(layout)
+
 # %% ../nbs/12_annotation.ipynb #13c4d467
 @patch
 def answer(
@@ -938,61 +1013,83 @@ def answer(
     strokes: Mapping[str, list],  # left, right: strokes in pixels of the picture
     seconds: float,  # from showing to answering, by the browser's clock
     now: float | None = None,  # seconds since 1970; None: the clock's
+    layout: Mapping | None = None,  # how the pictures stood, see `LAYOUTS`; None: unknown
 ) -> Answered:
     "Store an answer, once; returns when it is committed."
     now, found = time.time() if now is None else now, self.trial_of(subject, trial)
     if choice not in ("left", "right"):
-        raise AnnotationError(f"choice is {str(choice)[:20]!r}, wanted left or right")
+        raise AnnotationError(f"choice is {_short(choice)}, wanted left or right")
     if not isinstance(strokes, Mapping) or set(strokes) != {"left", "right"}:
         raise AnnotationError("strokes: wanted one list for left and one for right")
-    good = type(seconds) in (int, float) and 0 <= seconds < 1e6
-    if not good:
-        raise AnnotationError(f"seconds is {str(seconds)[:20]}, wanted a number from 0 to 1e6")
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e6:
+        raise AnnotationError("seconds: wanted a number from 0 to 1e6")
+    layout = checked_layout(layout)
     sizes = {"left": (found.left_width, found.left_height)}
     sizes["right"] = (found.right_width, found.right_height)
     clean = {side: checked_strokes(strokes[side], *size) for side, size in sizes.items()}
-    _must_be_marked(self.settings.marks, choice, clean, sizes)
-    chosen = found.left_label if choice == "left" else _other(found.left_label)
-    row = {"trial": trial, "choice": choice, "correct": chosen == found.question}
-    row |= {"seconds": float(seconds), "answered": now}
     images = {"left": found.left_image, "right": found.right_image}
-    marks = {images[side]: own for side, own in clean.items()}
+    texts = {images[s]: json.dumps(own, separators=(",", ":")) for s, own in clean.items()}
+    digest = hashlib.sha256(json.dumps([choice, texts]).encode()).hexdigest()
+    chosen = found.left_label if choice == "left" else _other(found.left_label)
+    correct = chosen == found.question
+    with self.reads() as connection:  # before anything is painted, which takes time
+        if _is_stored(connection, trial, digest):
+            return Answered(trial, found.kind, correct, True)
+    _must_be_marked(self.settings.marks, choice, clean, sizes)
+    row = {"trial": trial, "choice": choice, "correct": correct, "digest": digest}
+    row |= {"seconds": float(seconds), "answered": now}
     covered = {images[side]: _share(own, *sizes[side]) for side, own in clean.items()}
-    again = self._store(row, marks, covered)
+    again = self._store(row, texts, covered, layout)
     if found.kind == "attention":
         with self.writes(durable=False) as connection:
             _judge_attention(connection, subject.subject, self.settings.attention)
-    return Answered(trial, found.kind, row["correct"], again)
+    return Answered(trial, found.kind, correct, again)
 
 
 def _other(label: str) -> str:
     return {"authentic": "synthetic", "synthetic": "authentic"}[label]
 
 # %% ../nbs/12_annotation.ipynb #f1f8424a
+def _is_stored(
+    connection: sa.Connection,
+    trial: str,
+    digest: str,  # of an answer to it
+) -> bool:
+    "Whether a trial has this answer; AlreadyAnswered where it has another."
+    wanted = sa.select(answers_table.c.digest).where(answers_table.c.trial == trial)
+    if (stored := connection.scalar(wanted)) not in (None, digest):
+        raise AlreadyAnswered("trial: it has another answer already; nothing was changed")
+    return stored is not None
+
+
 @patch
 def _store(
     self: AnnotationStore,
-    row: Mapping[str, Any],  # of the answers, without digest
-    marks: Mapping[str, list],  # image: checked strokes
+    row: Mapping[str, Any],  # of the answers
+    texts: Mapping[str, str],  # image: checked strokes, JSON
     covered: Mapping[str, float],  # image: share painted over
+    layout: Mapping | None,  # checked
 ) -> bool:  # whether it was there before
-    "Write an answer and its marks in one transaction."
-    texts = {image: json.dumps(own, separators=(",", ":")) for image, own in marks.items()}
-    digest = hashlib.sha256(json.dumps([row["choice"], texts]).encode()).hexdigest()
+    "Write an answer, its marks and its layout in one transaction."
+    own = {"trial": row["trial"]}
     with self.writes() as connection:
-        own = answers_table.c.trial == row["trial"]
-        stored = connection.execute(sa.select(answers_table.c.digest).where(own)).scalar()
-        if stored == digest:
+        if _is_stored(connection, row["trial"], row["digest"]):
             return True
-        if stored is not None:
-            raise AlreadyAnswered("trial: it has another answer already; nothing was changed")
-        connection.execute(sa.insert(answers_table), {**row, "digest": digest})
-        own = {"trial": row["trial"]}
+        connection.execute(sa.insert(answers_table), dict(row))
         rows = [{**own, "image": i, "strokes": s, "covered": covered[i]} for i, s in texts.items()]
         connection.execute(sa.insert(marks_table), rows)
+        if layout:
+            connection.execute(sa.insert(layouts_table), {**own, **layout})
     return False
 
 # %% ../nbs/12_annotation.ipynb #4fd631db
+def _short(
+    value: Any,  # as a browser sent it
+) -> str:  # plain text, for a message
+    "What came, or its kind where it is no short text."
+    return ascii(value[:70]) if isinstance(value, str) else f"of type {type(value).__name__}"
+
+
 def _set_exclusion(
     connection: sa.Connection,
     subject: int,
@@ -1030,8 +1127,9 @@ def exclude(
     least = self.settings.attention
     with self.writes() as connection:
         wanted = sa.select(subjects.c.subject).where(subjects.c.worker == worker)
-        if (subject := connection.scalar(wanted)) is None:
-            raise AnnotationError(f"worker id {str(worker)[:70]!r}: nobody has it")
+        good = isinstance(worker, str) and WORKER.fullmatch(worker)
+        if (subject := connection.scalar(wanted) if good else None) is None:
+            raise AnnotationError(f"worker id {_short(worker)}: nobody has it")
         _set_exclusion(connection, subject, BY_HAND if excluded else "")
         if not excluded:
             _judge_attention(connection, subject, least)
@@ -1109,7 +1207,8 @@ def marked_images(
 # %% ../nbs/12_annotation.ipynb #acbe1f8a
 TABLE = ("image", "subject", "trial", "kind", "pair", "source", "question", "left", "choice")
 TABLE += ("correct", "width", "height", "strokes", "rle", "covered", "seconds", "number")
-TABLE += ("answered", "excluded")
+TABLE += ("answered", "excluded", "layout", "place", "viewport")
+ASKED = ("pair", "practice", "attention")  # kinds that ask which picture is which
 
 
 def as_table(
@@ -1124,7 +1223,10 @@ def as_table(
             table[name] = pd.Series([empty.get(name, "")] * len(table), dtype=object)
     table["strokes"] = [own if isinstance(own, list) else [] for own in table["strokes"]]
     table["correct"] = table["correct"].astype("boolean")
+    untold = table["kind"].isin(ASKED) & table["layout"].fillna("").eq("")
+    table["layout"] = table["layout"].where(~untold, UNKNOWN)
     kinds = {"seconds": float, "answered": float, "covered": float, "number": int}
+    kinds |= dict.fromkeys(("layout", "place", "viewport"), "str")
     return table[list(TABLE)].astype(kinds)
 
 
@@ -1150,6 +1252,8 @@ def annotations(
             *(answers_table.c[n] for n in ("choice", "correct", "seconds", "answered")),
             *(pictures.c[n] for n in ("width", "height")),
             pairs_table.c.source,
+            pairs_table.c.authentic,
+            *(layouts_table.c[n] for n in _LAYOUT),
         )
         .join(trials, trials.c.trial == marks_table.c.trial)
         .join(answers_table, answers_table.c.trial == trials.c.trial)
@@ -1157,6 +1261,7 @@ def annotations(
         .join(pictures, pictures.c.image == marks_table.c.image)
         .outerjoin(pairs_table, pairs_table.c.pair == trials.c.pair)
         .outerjoin(exclusions, exclusions.c.subject == subjects.c.subject)
+        .outerjoin(layouts_table, layouts_table.c.trial == trials.c.trial)
         .where(marks_table.c.image == image if image else sa.true())
         .order_by(answers_table.c.answered, marks_table.c.trial, marks_table.c.image)
     )
@@ -1166,7 +1271,21 @@ def annotations(
         return as_table(rows)
     rows["strokes"] = rows["strokes"].map(json.loads)
     rows[["pair", "source"]] = rows[["pair", "source"]].fillna("")
-    return as_table(rows)
+    return as_table(_with_place(rows))
+
+
+def _with_place(
+    rows: pd.DataFrame,  # of the query of `annotations`
+) -> pd.DataFrame:  # with `place` and `viewport`; "" where no layout is known
+    "Where each picture stood."
+    is_left = (rows["image"] == rows["authentic"]) == (rows["left"] == "authentic")
+    rows["place"] = rows["left_at"].where(is_left, rows["right_at"]).fillna("")
+    sides = (rows[f"viewport_{name}"].astype(float).round() for name in ("width", "height"))
+    width, height = (side.astype("Int64").astype(str) for side in sides)
+    known = rows["layout"].notna()
+    rows["viewport"] = (width + "x" + height).where(known, "")
+    rows["layout"] = rows["layout"].where(known, "")
+    return rows
 
 # %% ../nbs/12_annotation.ipynb #4906e7f2
 @dataclass(frozen=True)

@@ -117,12 +117,11 @@ def human_map(
     return unit_range(_blur(masks.sum(axis=0, dtype=np.float64), sigma))
 
 # %% ../nbs/01_saliency.ipynb #50881063
-def _pieces(
+def _segments(
     strokes: Sequence[np.ndarray],  # each (P, 2) x, y
-    step: float,  # longest piece, pixels
     limit: float,  # largest coordinate believed
 ) -> tuple[np.ndarray, np.ndarray]:  # starts and ends, both (S, 2)
-    "Cut polylines into pieces of at most `step` pixels."
+    "The segments of polylines; a single point is one of length 0."
     starts, ends = [np.empty((0, 2))], [np.empty((0, 2))]
     for number, stroke in enumerate(strokes):
         points = np.asarray(stroke, dtype=np.float64)
@@ -132,39 +131,57 @@ def _pieces(
             raise ValueError(
                 f"stroke {number} has a point that is NaN or more than {limit:.0f} pixels away"
             )
-        if len(points) == 1:
-            points = np.repeat(points, 2, axis=0)
-        begin, along = points[:-1], np.diff(points, axis=0)
-        parts = np.maximum(np.ceil(np.hypot(*along.T) / step), 1).astype(int)
-        part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-        begin, along = np.repeat(begin, parts, axis=0), np.repeat(along / parts[:, None], parts, 0)
-        starts.append(begin + along * part[:, None])
-        ends.append(begin + along * (part[:, None] + 1))
+        starts.append(points[: max(len(points) - 1, 1)])
+        ends.append(points[min(len(points) - 1, 1) :])
     return np.concatenate(starts), np.concatenate(ends)
 
 # %% ../nbs/01_saliency.ipynb #3c04459a
+def _span(
+    y: np.ndarray,  # (N,) height of a line of pixels, from the start of its segment
+    along: np.ndarray,  # (N, 2) from start to end
+    radius: float,  # pixels
+) -> tuple[np.ndarray, np.ndarray]:  # (N,) left and right end, from the start; left > right: none
+    "Where a line crosses the points within `radius` of a segment, a convex shape."
+    dx, dy = along.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        across = np.stack([dx * y - radius * np.hypot(dx, dy), dx * y + radius * np.hypot(dx, dy)])
+        across = np.sort(across / dy, axis=0)
+        across = np.where(dy == 0, [[-np.inf], [np.inf]], across)
+        within = np.sort(np.stack([-dy * y, dx**2 + dy**2 - dy * y]) / dx, axis=0)
+        upright = np.where((dy * y >= 0) & (y * np.sign(dy) <= np.abs(dy)), np.inf, -np.inf)
+        within = np.where(dx == 0, np.stack([-upright, upright]), within)
+        left = np.maximum(across[0], within[0])
+        right = np.minimum(across[1], within[1])
+        none = (left > right) | ((dy == 0) & (np.abs(y) > radius)) | ((dx == 0) & (dy == 0))
+        left, right = np.where(none, np.inf, left), np.where(none, -np.inf, right)
+        for x, high in ((0, y), (dx, y - dy)):  # the rounds at both ends
+            half = np.sqrt(radius**2 - high**2)  # NaN beside them
+            left, right = np.fmin(left, x - half), np.fmax(right, x + half)
+    return left, right
+
+# %% ../nbs/01_saliency.ipynb #17b6a9e0
 def _cover(
     mask: np.ndarray,  # (H, W) bool, changed in place
     start: np.ndarray,  # (S, 2) x, y
     end: np.ndarray,  # (S, 2) x, y
     radius: float,  # pixels
 ) -> None:
-    "Set the pixels whose centre is within `radius` of a piece."
-    edge = np.array(mask.shape[::-1]) - 1
-    first = np.floor(np.clip(np.minimum(start, end) - radius, 0, edge)).astype(int)
-    last = np.floor(np.clip(np.maximum(start, end) + radius, 0, edge)).astype(int)
-    side = int((last - first).max()) + 1
-    cells = first[:, :, None] + np.arange(side)  # (S, 2, side)
-    x, y = cells[:, 0, None, :], cells[:, 1, :, None]
-    dx, dy = x + 0.5 - start[:, 0, None, None], y + 0.5 - start[:, 1, None, None]
-    along = end - start
-    ax, ay = along[:, 0, None, None], along[:, 1, None, None]
-    length = np.maximum(ax**2 + ay**2, 1e-30)  # a dot has no direction: its share is 0
-    share = np.clip((dx * ax + dy * ay) / length, 0, 1)  # (S, side, side)
-    near = (dx - share * ax) ** 2 + (dy - share * ay) ** 2 <= radius**2 + 1e-9
-    near &= (x <= edge[0]) & (y <= edge[1])
-    piece, row, column = np.nonzero(near)
-    mask[cells[piece, 1, row], cells[piece, 0, column]] = True
+    "Set the pixels whose centre is within `radius` of a segment, line by line."
+    height, width = mask.shape
+    low = np.ceil(np.minimum(start[:, 1], end[:, 1]) - radius - 0.5).clip(0, height).astype(int)
+    high = np.floor(np.maximum(start[:, 1], end[:, 1]) + radius - 0.5)
+    lines = np.maximum(high.clip(-1, height - 1).astype(int) - low + 1, 0)
+    row = np.arange(lines.sum()) - np.repeat(np.cumsum(lines) - lines, lines)
+    row += np.repeat(low, lines)
+    first, along = (np.repeat(part, lines, axis=0) for part in (start, end - start))
+    left, right = _span(row + 0.5 - first[:, 1], along, np.sqrt(radius**2 + 1e-9))
+    left = np.ceil((left + first[:, 0] - 0.5).clip(0, width)).astype(int)
+    right = np.floor((right + first[:, 0] + 0.5).clip(0, width)).astype(int)  # one beyond the last
+    met = left < right
+    change = np.zeros(height * (width + 1), dtype=int)
+    change += np.bincount((row * (width + 1) + left)[met], minlength=len(change))
+    change -= np.bincount((row * (width + 1) + right)[met], minlength=len(change))
+    mask |= change.reshape(height, width + 1).cumsum(axis=1)[:, :-1] > 0
 
 
 def stroke_mask(
@@ -176,10 +193,11 @@ def stroke_mask(
     if not (np.isfinite(radius) and radius > 0):
         raise ValueError(f"radius is {radius}, expected a finite number of pixels > 0")
     mask = np.zeros(_as_shape(shape), dtype=bool)
-    start, end = _pieces(strokes, step=max(2 * radius, 1), limit=10 * max(mask.shape))
-    window = min(4 * radius + 4, max(mask.shape))
-    rows = max(1, int(2_000_000 / window**2))  # bounds the memory of the windows
+    start, end = _segments(strokes, limit=10 * max(mask.shape))
+    rows = max(1, 300_000 // len(mask))  # bounds the memory of the lines
     for i in range(0, len(start), rows):
+        if mask.all():
+            break
         _cover(mask, start[i : i + rows], end[i : i + rows], radius)
     return mask
 

@@ -314,7 +314,7 @@ def test_question_alternates_and_sides_are_balanced_over_the_study(study):
 
 def test_what_came_before_tells_nothing_of_the_next_side(study):
     """150 subjects who know every earlier side; first trial, trials 1 to 10, last trials."""
-    store = study(answers=85, trials=12, n=22, practice=2, attention_every=6)
+    store = study(answers=75, trials=10, n=22, practice=2, attention_every=5)
     found = sequence_leaks(sessions(store, 150), level=0.99999)
     assert set(found["trials"]) == {"first", "1 to 10", "last 3", "all"}
     away = found[(found["low"] > 0.5) | (found["high"] < 0.5)]

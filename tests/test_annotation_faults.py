@@ -105,7 +105,7 @@ def with_text(value, path, text):
 
 
 FINE = {"worker": ['"x"', '"8"'], "entry": ["{}"], "seconds": ["0", "1.5"], "right": ["[]"]}
-FINE |= {"layout": ["null"], "excluded": ["true", "false"]}
+FINE |= {"erase": ["false"], "layout": ["null"], "excluded": ["true", "false"]}
 FINE |= dict.fromkeys(("radius", "viewport_width", "viewport_height"), ["1.5"])
 
 
