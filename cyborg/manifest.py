@@ -11,10 +11,13 @@ __all__ = ['COLUMNS', 'OPTIONAL', 'SPLITS', 'CLASSES', 'LABEL_WORDS', 'SEEN_WORD
            'read_folders', 'read_released']
 
 # %% ../nbs/00a_manifest.ipynb #18a7306a
+import errno
 import hashlib
+import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import struct
 import tokenize
@@ -72,6 +75,22 @@ def safe_path(
         raise ManifestError(f"path {str(name)!r} {fault}; wanted one relative to {root}")
     return Path(root, name)
 
+# %% ../nbs/00a_manifest.ipynb #18758ea7
+_LEAST_ROOM = 1 << 20  # bytes; with less a writer's error is the disk's
+
+
+def _full_disk(
+    path: Path,  # that could not be written
+    error: BaseException,  # of whoever wrote, in its own words
+) -> OSError | None:  # None where the disk is not full
+    "A writer's error in words, where the reason is that nothing more fits on the disk."
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else math.inf
+    said = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if not isinstance(error, Exception) or not (said or free < _LEAST_ROOM):
+        return None
+    told = f"No space left on device: {path} was not written, {free / 1e6:.1f} MB are free"
+    return OSError(errno.ENOSPC, f"{told} in {path.parent}; what was there before is kept")
+
 # %% ../nbs/00a_manifest.ipynb #665310bd
 @contextmanager
 def atomic_path(
@@ -86,8 +105,11 @@ def atomic_path(
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:  # a full disk and Ctrl-C alike must leave nothing behind
+    except BaseException as error:  # a full disk and Ctrl-C alike must leave nothing behind
+        full = _full_disk(path, error)
         temporary.unlink(missing_ok=True)
+        if full:
+            raise full from error
         raise
     if os.name == "posix":  # the new name itself reaches the disk only with its folder
         folder = os.open(path.parent, os.O_RDONLY)

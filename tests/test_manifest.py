@@ -1,9 +1,11 @@
 """The manifest under bad input: what is refused, what only warns, and what the messages say."""
 
+import errno
 import hashlib
 import itertools
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -1004,3 +1006,27 @@ def test_a_protocol_names_sources_of_the_test(stated):
 def test_a_folder_in_the_place_of_a_manifest_is_told_with_the_command(tmp_path):
     with pytest.raises(ManifestError, match=f"cyborg-import folders {tmp_path} -o"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 5_000_000),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3"), 1000),
+    ],
+)
+def test_a_full_disk_names_the_file_and_the_room(error, free, tmp_path, monkeypatch):
+    (tmp_path / "a.pt").write_text("before")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, free))
+    words = rf"No space left .*a\.pt was not written, {free / 1e6:.1f} MB are free"
+    with pytest.raises(OSError, match=words) as told, atomic_path(tmp_path / "a.pt") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert told.value.errno == errno.ENOSPC and told.value.__cause__ is error
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    assert (tmp_path / "a.pt").read_text() == "before"
+
+
+def test_another_error_of_a_writer_stays_itself(tmp_path):
+    with pytest.raises(RuntimeError, match="another"), atomic_path(tmp_path / "a.pt"):
+        raise RuntimeError("another")
