@@ -72,8 +72,11 @@ TRACKERS = {
     ),
     "": Tracker(
         ("x", "fixx"), ("y", "fixy"),
-        ("image", "crop", "img", "stimulus", "file", "filename"),
-        ("subject", "observer", "viewer", "participant"), ("duration", "fixduration"),
+        ("image", "crop", "img", "stimulus", "stim", "picture", "file", "filename")
+        + ("imagename", "imagefile", "imagepath", "stimulusname"),
+        ("subject", "observer", "viewer", "participant", "user")
+        + ("subjectid", "observerid", "participantid"),
+        ("duration", "fixduration", "fixationduration"),
         unit="", time="", screen=False,
     ),
 }  # fmt: skip
@@ -95,7 +98,7 @@ def _taken_apart(name: str) -> Column:
     bare = re.sub(r"[\[(].*?[\])]", "", name.casefold())
     unit = "".join(re.findall(r"[\[(](.*?)[\])]", name.casefold()))
     bare = re.sub(r"[^a-z0-9\u00b5]", "", bare)
-    if ends := re.fullmatch(r"(fixduration|duration)(ms|s|sec)", bare):
+    if ends := re.fullmatch(r"((?:fix|fixation)?duration)(ms|s|sec)", bare):
         bare, unit = ends.groups()
     return Column(name, bare, re.sub(r"[^a-z\u00b5]", "", unit))
 
@@ -361,6 +364,12 @@ def _fixations(
     if missing := [name for name in ("image", "subject") if name not in found]:
         raise AnnotationError(
             f"{where} has no column for {missing}, got {list(table)}; say which with columns"
+        )
+    likely = [name for name in table if "dur" in name.casefold()]
+    if likely and "duration" not in found:
+        raise AnnotationError(
+            f"{where} may hold durations in {likely[0]!r}; say so with "
+            f"columns={{'duration': {likely[0]!r}}}"
         )
     tally = Tally(where, "fixations")
     rows = _fixation_rows(table, found, tally)

@@ -319,3 +319,12 @@ def test_two_columns_of_one_meaning_are_asked_about(tmp_path, header, told):
     if "file" in header:
         stated = gaze(tmp_path, text.replace("b,40", "b.png,c"), columns={"image": "file"})
         assert stated["image"].tolist() == ["b.png"]
+
+
+def test_durations_are_not_lost_under_another_name(tmp_path):
+    text = HEAD.replace("duration", "fixation_duration_ms") + "a,1,50,60,200\na,1,50,60,5\n"
+    assert gaze(tmp_path, text)["duration"].tolist() == [200, 5]
+    text = text.replace("fixation_duration_ms", "FixDur")
+    with pytest.raises(AnnotationError, match="gaze.csv may hold durations in 'FixDur'"):
+        gaze(tmp_path, text)
+    assert gaze(tmp_path, text, columns={"duration": "FixDur"})["duration"].tolist() == [200, 5]
