@@ -71,6 +71,19 @@ def client(tmp_path, unlike):
     page.store.close()
 
 
+@pytest.mark.parametrize("what", ["truncated", "EPS"])
+def test_a_study_with_a_picture_that_is_none_names_it_before_it_starts(tmp_path, what):
+    demo = make_demo(tmp_path / "set", n=40, size=64, workers=1)
+    for name in demo.table["image"]:
+        whole = (demo.root / name).read_bytes()
+        cut = whole[: len(whole) * 2 // 3]
+        (demo.root / name).write_bytes(cut if what == "truncated" else b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    settings = StudySettings(answers=1, trials=4, practice=1, attention_every=4)
+    reason = "damaged image" if what == "truncated" else "not an image .* PostScript"
+    with pytest.raises(ValueError, match=rf"{demo.root}/images/.*\.jpg: {reason}"):
+        open_page(demo, tmp_path / "s.sqlite", 4, settings, tmp_path / "sent", 64)
+
+
 def agreed(client):
     "What a browser sends of somebody who has read the text."
     return client.get("/api/texts").json()["consent_hash"]

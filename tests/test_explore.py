@@ -434,6 +434,8 @@ def test_blurring_what_a_network_does_not_see_changes_nothing(made):
     [
         (b"no image at all", 15, "pic.png: "),
         (b"", 0, "pic.png: "),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", 24, "pic.png: not an image in one of"),
+        (b"8BPS\0\1" + bytes(40), 46, "it is a Photoshop file"),
         (b"x", 200_000_000, "pic.png has 200 MB, expected at most 20"),
     ],
 )
