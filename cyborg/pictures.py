@@ -200,15 +200,6 @@ def _orientation(
     except PICTURE_ERRORS:
         return 1
 
-
-def _only_orientation(
-    image: Image.Image,  # a TIFF, opened, not decoded
-) -> None:
-    "Leave nothing of EXIF but the orientation."
-    exif = Image.Exif()
-    exif[_ORIENTATION] = _orientation(image)
-    image.getexif = lambda: exif
-
 # %% ../nbs/00_pictures.ipynb #92953dc9
 def require_whole() -> None:
     "ValueError where some program asked Pillow to make up what a file lacks."
@@ -244,8 +235,6 @@ def open_picture(
             if width * height > MAX_PIXELS:
                 reason = f"{width} x {height} pixels, at most {MAX_PIXELS} are decoded"
                 raise refusal(name, reason)
-            if image.format == "TIFF":
-                _only_orientation(image)
             yield image
     except PictureError:
         raise
