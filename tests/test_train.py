@@ -126,7 +126,7 @@ def test_as_typed_with_no_output_path(small, tmp_path):
     ("words", "message"),
     [
         (["-p", "archh", "resnet50"], "unknown parameter 'archh' (did you mean 'arch'?)"),
-        (["-p", "epochs", "ten"], "epochs is 'ten' (str), expected int"),
+        (["-p", "epochs", "ten"], "epochs is 'ten' (str), expected a whole number"),
         (["-p", "preset", "papers"], "preset is 'papers', expected one of paper, quick"),
         (["-r", "arch", "resnet5O"], "timm"),
         (["-r", "manifest", "absent.csv"], "absent.csv"),
