@@ -37,7 +37,7 @@ from cyborg.evaluation import (
     predict,
     read_predictions,
 )
-from .manifest import Manifest, atomic_path, did_you_mean
+from .manifest import COLUMNS, Manifest, atomic_path, did_you_mean
 from .models import Output
 from .pictures import read_picture
 from .saliency import cc, is_flat, resize_map, sim
@@ -522,7 +522,8 @@ def salience_measures(
     if not parts:
         raise ValueError(f"none of the {len(manifest)} images of manifest can be read")
     rows, maps = zip(*parts, strict=True)
-    table = pd.concat([table, pd.concat(rows, ignore_index=True)], axis=1)
+    # Of the manifest only what has a fixed name: other columns could be called like a measure.
+    table = pd.concat([table[list(COLUMNS)], pd.concat(rows, ignore_index=True)], axis=1)
     return Salience(table, np.concatenate(maps), dict(images.refused))
 
 # %% ../nbs/09d_robustness.ipynb #e362056a
@@ -552,7 +553,8 @@ def runs_stability(
             with evaluation_mode(network, False):
                 maps.append(_look(network, pixels, which)[0])
         found[start : start + batch_size] = run_stability(np.stack(maps))
-    return manifest.table[readable].reset_index(drop=True).assign(stability=found)
+    table = manifest.table.loc[readable, list(COLUMNS)].reset_index(drop=True)
+    return table.assign(stability=found)
 
 # %% ../nbs/09d_robustness.ipynb #05409e36
 def salience_means(

@@ -90,9 +90,12 @@ from cyborg.training import (
     RunConfig,
     SettingsError,
     build_network,
+    check_settings,
+    check_step,
     choose_precision,
     code_digest,
     differing,
+    made_up,
     new_state,
     preset_config,
     run_codes,
@@ -750,8 +753,13 @@ def study_runs(
     return runs
 
 # %% ../nbs/10_study.ipynb #9686780a
+# What a step depends on; the same for all seeds and all images.
+_OF_STEP = ("arch", "size", "output_stride", "one_logit", "attention", "weights", "guidance")
+_OF_STEP += ("map_kind", "which", "distance", "weighting", "quirks", "detach_weight")
+
+
 def _check_networks(runs: Sequence[StudyRun]) -> None:
-    "Refuse networks that timm lacks or that have no class activation map, and missing weights."
+    "Refuse networks that timm lacks or that cannot make a run's steps, and missing weights."
     tried = set()
     for config in (run.config for run in runs):
         named = config.weights in ("imagenet", "none", "package")  # fetched by the runs
@@ -759,9 +767,12 @@ def _check_networks(runs: Sequence[StudyRun]) -> None:
             raise StudyError(
                 f"weights is {config.weights!r}, expected imagenet, none, package, or a file's path"
             )
-        names = ("arch", "size", "output_stride", "one_logit", "attention", "weights")
-        if (shape := tuple(getattr(config, name) for name in names)) not in tried:
-            build_network(config, 2, "none" if named else None)
+        shape = (config.alpha == 1, *(getattr(config, name) for name in _OF_STEP))
+        if shape not in tried:
+            try:
+                check_step(build_network(config, 2, "none" if named else None), config)
+            except SettingsError as error:
+                raise StudyError(f"scenario of {config.name}: {error}") from error
         tried.add(shape)
 
 
@@ -966,6 +977,11 @@ def check_study(
     seen = set()
     for run in runs:
         key = (run.config.manifest, run.scenario)
+        if key not in seen:
+            try:
+                warnings += check_settings(run.config, manifests[run.config.manifest])
+            except SettingsError as error:
+                raise StudyError(f"scenario {run.scenario}: {error}") from error
         if run.config.alpha < 1 and run.config.maps != "label" and key not in seen:
             warnings.append(_check_maps(run, manifests[run.config.manifest], study.least_maps))
         seen.add(key)
@@ -996,19 +1012,6 @@ def plan(
 OVERHEAD = 25.0  # seconds a run takes beside its steps: kernel, imports, decoding, figures
 
 
-def _made_up(
-    network: Network,
-    n: int,  # B
-) -> Batch:
-    "A batch of grey noise with a map each."
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(n, 3, network.size, network.size, generator=generator)
-    human = torch.rand(n, *network.map_size, generator=generator)
-    return Batch(
-        image, torch.arange(n) % 2, human, torch.ones(n, dtype=torch.bool), torch.arange(n)
-    )
-
-
 def _probed(config: RunConfig) -> Network:
     "The network of a run, with random weights."
     network = build_network(config, 2, "none")
@@ -1027,7 +1030,7 @@ def run_seconds(
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, _ = choose_precision(network, accelerator.device, config.precision)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
-    state, batch = new_state(network, config), _made_up(network, config.batch_size)
+    state, batch = new_state(network, config), made_up(network, config.batch_size)
     batch, costs = Batch(*(t.to(accelerator.device) for t in batch)), {}
     try:
         torch.set_num_threads(threads)

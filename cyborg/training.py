@@ -6,15 +6,18 @@
 __all__ = ['SETTINGS', 'PRESETS', 'INTENSITY', 'SettingsError', 'RunConfig', 'run_config', 'preset_config',
            'arithmetic_intensity', 'choose_precision', 'run_modules', 'code_digest', 'provenance', 'write_json',
            'run_codes', 'differing', 'make_datasets', 'DivergedError', 'Sums', 'image_weights', 'needs_image_gradient',
-           'batch_loss', 'joint_batch_norm', 'joint_alpha', 'run_epoch', 'span', 'Progress', 'State', 'new_state',
-           'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed', 'save_epoch', 'build_network', 'train',
-           'run_folder', 'Run', 'load_run']
+           'differentiable_twice', 'batch_loss', 'joint_batch_norm', 'joint_alpha', 'run_epoch', 'span', 'Progress',
+           'State', 'new_state', 'save_state', 'load_state', 'best_epoch', 'fit', 'set_seed', 'save_epoch',
+           'check_maps', 'check_settings', 'made_up', 'check_step', 'check_room', 'Checked', 'check_run',
+           'build_network', 'train', 'run_folder', 'Run', 'load_run']
 
 # %% ../nbs/08_training.ipynb #d711135a
+import copy
 import dataclasses
 import hashlib
 import inspect
 import json
+import os
 import platform
 import re
 import subprocess
@@ -38,6 +41,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 import cyborg
@@ -54,7 +58,16 @@ from cyborg.attention import (
 )
 from .cam import IMAGE_KINDS, MapKind, Which
 from .cnndetection import RECIPE, BlurJpeg, PlateauSchedule
-from .data import Batch, ImageDataset, make_loader, open_cache, open_maps
+from cyborg.data import (
+    Batch,
+    ImageDataset,
+    cache_root,
+    make_loader,
+    open_cache,
+    open_maps,
+    require_room,
+    uncached_images,
+)
 from .guidance import GUIDANCES, Imputation, guided_loss, time_weights
 from .loss import DISTANCES, LossParts, cyborg_loss, dynamic_alpha, weighted_sum
 from cyborg.manifest import (
@@ -652,6 +665,11 @@ def _kind_of_map(config: RunConfig) -> str:
     return "auto" if config.alpha == 1 else config.map_kind
 
 # %% ../nbs/08_training.ipynb #b65702d4
+def differentiable_twice() -> AbstractContextManager:
+    "While it is open, attention is computed by the kernel that has a second derivative."
+    return sdpa_kernel(SDPBackend.MATH)
+
+
 def batch_loss(
     network: Network,  # bare, that gave `output`
     output: Output,
@@ -776,6 +794,7 @@ def run_epoch(
             with (
                 torch.autocast(accelerator.device.type, torch.bfloat16, precision == "bf16"),
                 joint_batch_norm(accelerator, n),
+                differentiable_twice() if by_image else nullcontext(),
             ):
                 output = quirky_output(network, bare, batch.image, quirks)
             own = None if weights is None else weights.to(batch.label.device)[batch.index]
@@ -986,6 +1005,155 @@ def save_epoch(
     with atomic_path(folder / "history.csv") as temporary:
         pd.DataFrame(state.history).to_csv(temporary, index=False)
 
+# %% ../nbs/08_training.ipynb #01a439b9
+def check_maps(
+    config: RunConfig,
+    manifest: Manifest,
+) -> None:
+    "Refuse settings that ask for maps the images do not have; SettingsError."
+    parts = {split: manifest.split(split).table for split in ("train", "val")}
+    mapped = {split: table[table["map"] != ""] for split, table in parts.items()}
+    missing = len(parts["train"]) - len(mapped["train"])
+    needs_map = GUIDANCES[config.guidance].needs_map and config.maps != "label"
+    if config.alpha < 1 and needs_map and missing == len(parts["train"]):
+        raise SettingsError(
+            f"alpha is {config.alpha}, but no training image has a map; alpha 1 trains without"
+        )
+    if config.alpha < 1 and missing and "unguarded" in parse_quirks(config.quirks):
+        raise SettingsError(
+            f"quirks is {config.quirks!r}, but {missing:,} training images have no map, and the "
+            "released code divides by 0 there; alpha 1 trains without maps, as its authors did"
+        )
+    for split, table in mapped.items():
+        if config.maps == "shuffled" and len(table) == 1:
+            raise SettingsError(
+                f"maps is 'shuffled', but one image of {split} has a map: needs two"
+            )
+        if config.maps == "other_class" and len(table) and table["label"].nunique() < 2:
+            raise SettingsError(
+                f"maps is 'other_class', but all maps of {split} are of {table['label'].iloc[0]!r}"
+            )
+
+# %% ../nbs/08_training.ipynb #eadc6b0f
+def check_settings(
+    config: RunConfig,
+    manifest: Manifest,  # validated
+) -> list[str]:  # warnings
+    "Refuse settings that these images rule out; SettingsError."
+    image_weights(manifest.split("train").table, config)  # a missing column shows now
+    check_maps(config, manifest)
+    classes, n = manifest.classes, len(manifest.split("train"))
+    if n < 2:
+        raise SettingsError(f"{config.manifest} has {n} training image, expected at least 2")
+    if len(classes) != 2 and "score" in parse_quirks(config.quirks):
+        raise SettingsError(f"quirks is {config.quirks!r}: score is of two classes, not {classes}")
+    if len(classes) != 2 and config.alpha < 1 and GUIDANCES[config.guidance].needs_false:
+        raise SettingsError(f"guidance {config.guidance!r} is for two classes, not {classes}")
+    if config.batch_size > n:
+        return [f"batch_size is {config.batch_size}, but an epoch has {n} images: it is one step"]
+    return []
+
+# %% ../nbs/08_training.ipynb #24718760
+def made_up(
+    network: Network,
+    n: int,  # B
+    n_classes: int = 2,  # C
+) -> Batch:
+    "A batch of grey noise with a map each."
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(n, 3, network.size, network.size, generator=generator)
+    human = torch.rand(n, *network.map_size, generator=generator)
+    mapped, rows = torch.ones(n, dtype=torch.bool), torch.arange(n)
+    return Batch(image, rows % n_classes, human, mapped, rows)
+
+
+def check_step(
+    network: Network,  # with its initial weights; left as it is
+    config: RunConfig,
+    n_classes: int = 2,  # C
+    n: int = 2,  # images
+) -> None:
+    "Make one step on made-up images with a copy; SettingsError where the network cannot."
+    batch, probe = made_up(network, n, n_classes), copy.deepcopy(network).train()
+    by_image, quirks = needs_image_gradient(config), parse_quirks(config.quirks)
+    batch.image.requires_grad_(by_image)
+    if config.guidance == "res_l" and config.alpha < 1:
+        probe.imputation = Imputation()
+    try:
+        with torch.random.fork_rng(), differentiable_twice() if by_image else nullcontext():
+            output = quirky_output(probe, probe, batch.image, quirks)
+            parts = batch_loss(probe, output, batch, config)
+            parts.total.backward()
+    except (RuntimeError, ValueError, IndexError) as error:
+        what = f"guidance {config.guidance}, map_kind {config.map_kind}, size {network.size}"
+        raise SettingsError(
+            f"{config.arch} cannot make a training step of {n} images with {what}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if not parts.classification.isfinite():
+        raise SettingsError(
+            f"weights is {config.weights!r}: the first loss is {parts.classification.item()} "
+            "before any step, so the weights hold what is no number"
+        )
+
+# %% ../nbs/08_training.ipynb #90ec4d7c
+def check_room(
+    config: RunConfig,
+    manifest: Manifest,
+    network: Network,
+) -> str:  # a line about it
+    "Refuse a run that the disks cannot hold, and folders that nobody may write to; OSError."
+    runs = config.folder.parent
+    there = next(place for place in (runs, *runs.parents) if place.exists())
+    if not os.access(there, os.W_OK):
+        raise PermissionError(
+            f"runs folder {runs} cannot be written to ({there}); choose another by the "
+            "setting runs or the environment variable CYBORG_RUNS"
+        )
+    side, weights = 3 * network.size**2, sum(t.nbytes for t in network.state_dict().values())
+    moments = 2 if config.optimizer == "adam" else int(config.momentum > 0)
+    tested = len(manifest) * (network.map_size[0] * network.map_size[1] + 500)  # bytes a row
+    files = 2 * weights + moments * weights  # best weights, and the checkpoint
+    kept = [config.folder / "model.safetensors", config.folder / "last" / "checkpoint.pt"]
+    there_now = sum(path.stat().st_size for path in kept if path.is_file())
+    run = max(files - there_now, 0) + (1 + moments) * weights + 2 * tested  # one is written anew
+    kept = [manifest] if config.cache == "all" else [manifest.split(s) for s in ("train", "val")]
+    images = sum(uncached_images(part, network.size) for part in kept) * side
+    return require_room([("decoded images", cache_root(), images), ("the run", config.folder, run)])
+
+# %% ../nbs/08_training.ipynb #d0cc98c9
+def _trained(config: RunConfig) -> bool:
+    "Whether the run folder holds all epochs already."
+    path = config.folder / "history.csv"
+    return path.is_file() and len(path.read_text().splitlines()) > config.epochs
+
+
+class Checked(NamedTuple):
+    "A run that nothing known before training speaks against."
+
+    manifest: Manifest
+    network: Network  # with its initial weights
+    warnings: list[str]
+
+
+def check_run(
+    config: RunConfig,
+) -> Checked:
+    """Check all of a run that can be known before it is trained.
+
+    Raises `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, `CacheError`.
+    """
+    manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
+    stated = with_protocol(manifest, *read_protocol(config.seen, config.counterparts))
+    warnings = [found.text for found in validate(stated)] + check_settings(config, manifest)
+    templates = partial(_templates, manifest, config)
+    network = build_network(config, len(manifest.classes), templates=templates)
+    check_step(network, config, len(manifest.classes))
+    n = len(manifest.split("train"))
+    if "last_batch" in parse_quirks(config.quirks) and n % config.batch_size == 1:
+        check_step(network, config, len(manifest.classes), 1)
+    return Checked(manifest, network, warnings)
+
 # %% ../nbs/08_training.ipynb #1d047cfc
 def _templates(manifest: Manifest, config: RunConfig, network: Network) -> Templates:
     "What an appearance model's maps are made of: published pictures or this data's human maps."
@@ -1025,25 +1193,22 @@ def train(
     Raises before training: `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, and
     `FileExistsError` if the folder holds a run with other settings or data, or is in use.
     """
-    manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
-    protocol = read_protocol(config.seen, config.counterparts)
-    warnings = [finding.text for finding in validate(with_protocol(manifest, *protocol))]
-    image_weights(manifest.split("train").table, config)  # so that a missing column shows now
-    templates = partial(_templates, manifest, config)
-    network = build_network(config, len(manifest.classes), templates=templates)
+    manifest, network, warnings = check_run(config)
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, reason = choose_precision(network, accelerator.device, config.precision)
+    seen = read_protocol(config.seen, config.counterparts).seen
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},
-        "provenance": provenance(manifest, warnings, config.synthetic, protocol.seen),
+        "provenance": provenance(manifest, warnings, config.synthetic, seen),
     }
     told = [f"positive class: {record['provenance']['positive']}"]
     told += [*(f"warning: {w}" for w in warnings), f"precision {precision}: {reason}"]
+    told += [] if _trained(config) else [check_room(config, manifest, network)]
     accelerator.print("\n".join(told))
+    datasets = make_datasets(manifest, network, config)
     with run_folder(config.folder, record, accelerator, overwrite) as folder:
         _state_protocol(folder, record, accelerator)
-        datasets = make_datasets(manifest, network, config)
         loaders = {
             split: make_loader(
                 dataset,
