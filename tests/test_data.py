@@ -1,5 +1,6 @@
 """Decoding, the shared cache, data set and loader, under bad input and several processes."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -28,10 +29,12 @@ from cyborg.data import (
     EpochBatches,
     ImageDataset,
     ImageError,
+    cache_root,
     decode_image,
     make_loader,
     open_cache,
     open_maps,
+    uncached_images,
 )
 from cyborg.manifest import Manifest, ManifestError
 from cyborg.saliency import human_map, resize_map, stroke_mask, unit_range, write_map
@@ -698,6 +701,46 @@ def test_default_cache_is_in_the_data_root(images, tmp_path, monkeypatch):
     monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "data root"))
     dataset = ImageDataset(images, 16, (4, 4), HALF, HALF)
     assert dataset.cache.folder == tmp_path / "data root" / ".cache"
+
+
+def test_a_read_only_data_folder_has_its_cache_beside_the_runs(
+    images, tmp_path, monkeypatch, capsys
+):
+    def read_only(folder: Path) -> bool:
+        return "runs" in folder.parts
+
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CYBORG_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(data, "_writable", read_only)
+    assert cache_root() == cache_root() == tmp_path / "runs" / ".cache"
+    told = capsys.readouterr().out
+    assert told.count("is read-only: decoded images are kept in") == told.count("CYBORG_CACHE") == 1
+    monkeypatch.setattr(data, "_writable", lambda _: False)
+    with pytest.raises(CacheError, match="name a folder that can be in the environment variable"):
+        cache_root()
+    monkeypatch.setenv("CYBORG_CACHE", str(tmp_path / "named"))
+    assert ImageDataset(images, 16, (4, 4), HALF, HALF).cache.folder == tmp_path / "named"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_refuses_files_is_not_writable(tmp_path, monkeypatch, code):
+    assert data._writable(tmp_path / "new")
+
+    def refuse(dir):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(data, "TemporaryFile", refuse)
+    assert not data._writable(tmp_path / "new")
+
+
+def test_what_is_not_cached_yet_is_counted_without_reading(images, tmp_path):
+    assert uncached_images(images, 16, tmp_path) == len(images)
+    for path in images.table["image"]:  # a file this young is not known again by its time
+        os.utime(images.root / path, (1e9, 1e9))
+    open_cache(images.split("train"), 16, tmp_path)
+    n = len(images.split("train"))
+    assert uncached_images(images, 16, tmp_path) in (len(images), len(images) - n)
+    assert uncached_images(images, 17, tmp_path) == len(images)
 
 
 def test_pickle_carries_no_pixels(images):

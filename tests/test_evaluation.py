@@ -26,19 +26,21 @@ from cyborg.evaluation import (
     METRICS,
     PARTS,
     PredictionsError,
+    Scored,
     accuracy_table,
     agreement_table,
     auc_table,
     class_table,
     evaluation_mode,
     predict,
+    prediction_rows,
     read_mean_maps,
     read_predictions,
     roc_points,
     score_table,
     weights_digest,
 )
-from cyborg.manifest import Manifest, ManifestError
+from cyborg.manifest import COLUMNS, Manifest, ManifestError, audit
 from cyborg.models import Output, make_network
 from cyborg.saliency import RunningMean, agreement, read_map, resize_map, write_map
 from cyborg.statistics import error_rates
@@ -770,3 +772,25 @@ def test_what_the_score_does_equals_counting_pairs():
     d = table["logit_1"] - table["logit_0"]
     assert row["softmax"] == pytest.approx(pairwise_auc(d[30:], d[:30]))
     assert row["difference"] == pytest.approx(row["released"] - row["softmax"])
+
+
+def test_every_column_and_row_that_is_added_is_refused_in_a_manifest():
+    "Whatever predictions and tables add to what a manifest says."
+    table = pd.DataFrame(
+        [
+            ["a.png", "authentic", "cam", "test", "", ""],
+            ["b.png", "synthetic", "gan", "test", "", ""],
+        ],
+        columns=COLUMNS,
+    )
+    maps = np.random.default_rng(0).random((2, 2, 2))
+    scored = Scored(np.array([[1.0, 0], [0, 1]]), maps, maps, np.array([True, True]))
+    rows = prediction_rows(table, scored, ("authentic", "synthetic"))
+    added = [name for name in rows if name not in table]
+    assert len(added) == 9
+    sources = sorted(set(auc_table(rows)["source"]) - {"gan"})
+    changes = [{name: "1"} for name in added] + [{"source": name} for name in sources]
+    for change in changes:
+        found = audit(Manifest(table.assign(**change), "."), hashes=False)
+        (word,) = change.values() if "source" in change else change
+        assert any(f.refuse and f.check.startswith("reserved") and word in f.text for f in found)

@@ -1030,3 +1030,23 @@ def test_a_full_disk_names_the_file_and_the_room(error, free, tmp_path, monkeypa
 def test_another_error_of_a_writer_stays_itself(tmp_path):
     with pytest.raises(RuntimeError, match="another"), atomic_path(tmp_path / "a.pt"):
         raise RuntimeError("another")
+
+
+    ("changes", "told"),
+    [
+        ({"score": "1"}, "reserved column: 1 columns.*: score"),
+        ({"cc": "1", "logit_1": "0"}, "reserved column: 2 columns.*: cc, logit_1"),
+        ({"source": "pooled"}, "reserved source: 1 sources.*: pooled"),
+        ({"source": "a|b"}, r"reserved source: 1 sources hold a \|"),
+    ],
+)
+def test_what_later_stages_write_is_refused_before_training(tmp_path, changes, told):
+    table = pd.DataFrame(
+        [[f"{i}.png", CLASSES[i % 2], "s", SPLITS[i // 2], "", ""] for i in range(6)],
+        columns=COLUMNS,
+    )
+    for name in table["image"]:
+        (tmp_path / name).write_bytes(name.encode())
+    assert not any(found.refuse for found in audit(Manifest(table, tmp_path), hashes=False))
+    with pytest.raises(ManifestError, match=told):
+        validate(Manifest(table.assign(**changes), tmp_path), hashes=False)

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,9 @@ from accelerate import Accelerator
 from literal_training import literal_run, write_images
 from PIL import Image
 
-from cyborg import training
-from cyborg.data import Batch
-from cyborg.manifest import ManifestError, read_manifest
+from cyborg import data, training
+from cyborg.data import Batch, CacheError
+from cyborg.manifest import Manifest, ManifestError, read_manifest
 from cyborg.models import NetworkError, make_network
 from cyborg.saliency import unit_range, write_map
 from cyborg.training import (
@@ -30,6 +31,10 @@ from cyborg.training import (
     DivergedError,
     RunConfig,
     SettingsError,
+    check_room,
+    check_run,
+    check_settings,
+    check_step,
     choose_precision,
     load_run,
     make_datasets,
@@ -126,7 +131,7 @@ def test_another_seed_is_another_run(undisturbed, faces, tmp_path):
 KILLED_RUN = """
 import json, os, signal, sys
 from pathlib import Path
-from cyborg import training
+from cyborg import data, training
 moment, count = sys.argv[2], int(sys.argv[3])
 
 def dying(name):
@@ -217,8 +222,11 @@ def test_folder_in_use_is_refused(faces, tmp_path):
         train(config)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_words(faces, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_run_in_words(faces, tmp_path, monkeypatch):
     config = run_config(settings(faces, tmp_path, arch="test_resnet", quirks="unguarded"))
+    with pytest.raises(SettingsError, match="4 training images have no map"):
+        train(config)
+    monkeypatch.setattr(training, "check_maps", lambda *_: None)
     with pytest.raises(DivergedError, match=r"train loss is nan .*quirk unguarded"):
         train(config)  # every third image has no map, which counts as a flat one
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -560,3 +568,76 @@ def test_the_order_of_known_words_is_noted_and_stating_it_makes_no_other_run(und
     own = settings(faces, undisturbed.parent, name=undisturbed.name, synthetic="synthetic")
     assert train(run_config(own)) == undisturbed
     assert (undisturbed / "config.json").stat().st_mtime_ns == before
+
+
+# Before the first epoch
+
+
+def test_a_network_without_second_derivative_trains_by_the_kernel_that_has_one(monkeypatch):
+    config = RunConfig("m.csv", arch="mobilevit_xxs", guidance="rrr", weights="none", size=64)
+    network = make_network(config.arch, size=64, weights="none")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    check_step(network, config)
+    for name, tensor in network.state_dict().items():  # the step was a copy's
+        assert torch.equal(tensor, before[name])
+    monkeypatch.setattr(training, "differentiable_twice", nullcontext)
+    message = "mobilevit_xxs cannot make a training step of 2 images with guidance rrr.*derivative"
+    with pytest.raises(SettingsError, match=message):
+        check_step(network, config)
+
+
+def test_weights_that_are_no_numbers_are_told_before_the_first_step():
+    network = make_network("test_resnet", size=64, weights="none")
+    network.backbone.conv1[0].weight.data[0] = float("nan")
+    with pytest.raises(SettingsError, match="weights is 'w.pth': the first loss is nan"):
+        check_step(network, RunConfig("m.csv", arch="test_resnet", weights="w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "maps", "message"),
+    [
+        ({}, "asas", "", "no training image has a map"),
+        ({"quirks": "released"}, "asas", "010", "released.*1 training images have no map"),
+        ({"maps": "shuffled"}, "asas", "0", "shuffled.*one image of train"),
+        ({"maps": "other_class"}, "asas", "02", "other_class.*all maps of train are of 'a'"),
+        ({"quirks": "score", "alpha": 1.0}, "asx", "012", "score is of two classes"),
+        ({"guidance": "divisive"}, "asx", "012", "divisive.*two classes"),
+        ({"weighting": "time"}, "asas", "0123", "needs a column seconds"),
+        ({"alpha": 1.0}, "a", "", "has 1 training image, expected at least 2"),
+    ],
+)
+def test_settings_that_the_images_rule_out_are_refused_by_name(changes, labels, maps, message):
+    maps = "0" + "23" if maps == "010" else maps
+    rows = [
+        [f"{i}.png", label, label, "train", f"m{i}.png" if str(i) in maps else "", ""]
+        for i, label in enumerate(labels)
+    ]
+    manifest = Manifest(
+        pd.DataFrame(rows, columns=COLUMNS), ".", tuple(dict.fromkeys("as" + labels))
+    )
+    with pytest.raises(SettingsError, match=message):
+        check_settings(RunConfig("m.csv", **changes), manifest)
+
+
+def test_a_batch_larger_than_the_data_is_told():
+    rows = [[f"{i}.png", "as"[i % 2], "toy", "train", "", ""] for i in range(4)]
+    manifest = Manifest(pd.DataFrame(rows, columns=COLUMNS), ".", ("a", "s"))
+    told = check_settings(RunConfig("m.csv", alpha=1.0), manifest)
+    assert told == ["batch_size is 20, but an epoch has 4 images: it is one step"]
+
+
+def test_a_disk_too_small_for_cache_and_run_is_told_before_the_folder_is_made(
+    faces, tmp_path, monkeypatch
+):
+    class Usage(NamedTuple):
+        free: int
+
+    config = run_config(settings(faces, tmp_path, arch="test_resnet", size=44))
+    monkeypatch.setattr(data, "disk_usage", lambda _: Usage(6_000_000))
+    message = r"0\.1 MB for decoded images in .*and [6-9]\.\d MB for the run in .*; 6 MB are free"
+    with pytest.raises(CacheError, match=message):
+        train(config)
+    assert not config.folder.exists()
+    monkeypatch.setattr(data, "disk_usage", lambda _: Usage(20_000_000))
+    manifest, network, _ = check_run(config)
+    assert "for the run" in check_room(config, manifest, network)
