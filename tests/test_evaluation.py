@@ -776,10 +776,11 @@ def test_what_the_score_does_equals_counting_pairs():
 
 def test_every_column_and_row_that_is_added_is_refused_in_a_manifest():
     "Whatever predictions and tables add to what a manifest says."
+    rest = ("test", "", "")
     table = pd.DataFrame(
         [
-            ["a.png", "authentic", "cam", "test", "", ""],
-            ["b.png", "synthetic", "gan", "test", "", ""],
+            ["a.png", "authentic", "cam", *rest],
+            ["b.png", "synthetic", "gan", *rest],
         ],
         columns=COLUMNS,
     )

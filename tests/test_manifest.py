@@ -1032,6 +1032,7 @@ def test_another_error_of_a_writer_stays_itself(tmp_path):
         raise RuntimeError("another")
 
 
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"score": "1"}, "reserved column: 1 columns.*: score"),
@@ -1041,10 +1042,8 @@ def test_another_error_of_a_writer_stays_itself(tmp_path):
     ],
 )
 def test_what_later_stages_write_is_refused_before_training(tmp_path, changes, told):
-    table = pd.DataFrame(
-        [[f"{i}.png", CLASSES[i % 2], "s", SPLITS[i // 2], "", ""] for i in range(6)],
-        columns=COLUMNS,
-    )
+    rows = [[f"{i}.png", CLASSES[i % 2], "s", SPLITS[i // 2], "", ""] for i in range(6)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     for name in table["image"]:
         (tmp_path / name).write_bytes(name.encode())
     assert not any(found.refuse for found in audit(Manifest(table, tmp_path), hashes=False))
