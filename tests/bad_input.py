@@ -2,7 +2,7 @@
 
 `READERS` maps each public reader of files to how a good file is made, which file of it is
 damaged, and how it is read. `DAMAGES` makes bad content of good content. `verdict` tries one on
-the other. `test_bad_input.py` tries all; `benchmarks/campaign.py bad` tries more, at random.
+the other. `test_bad_input.py` tries all; `benchmarks/campaign_bad.py` tries more, at random.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import io
 import json
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -446,21 +446,26 @@ def _random_damage(data: bytes, rng: np.random.Generator) -> bytes:
     if rng.random() < 0.3:
         return list(DAMAGES.values())[rng.integers(len(DAMAGES))](data)
     changed = bytearray(data)
-    for _ in range(rng.integers(1, 8)):
+    for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(len(changed) + 1))
-        to = min(len(changed), at + int(rng.geometric(0.05)))
-        kind = rng.integers(4)
-        piece = (b"", changed[at:to] * 2, rng.bytes(to - at), NOISE[: to - at])[kind]
+        to = min(len(changed), at + int(rng.geometric(0.1)))
+        letters = bytes(rng.choice(list(b'0123456789,.-"\n{}[]:ax'), to - at))
+        piece = (b"", changed[at:to] * 2, letters, letters, rng.bytes(to - at))[rng.integers(5)]
         changed[at:to] = piece
     return bytes(changed)
 
 
-def campaign(folder: Path, n: int, seed: int = 0) -> pd.DataFrame:  # reader, verdict, text, damage
-    "Try `n` damages at random on readers in turn."
+def campaign(
+    folder: Path,  # for the files
+    n: int,  # damages
+    seed: int = 0,
+    names: Sequence[str] = tuple(READERS),  # of readers, tried in turn
+) -> pd.DataFrame:  # reader, verdict, text, number
+    "Try damages at random; the same seed makes the same ones."
     rows = []
     for number in range(n):
         rng = np.random.default_rng([seed, number])
-        name = list(READERS)[number % len(READERS)]
+        name = names[number % len(names)]
         place = folder / str(number)
         place.mkdir(parents=True)
         path = READERS[name].make(place)

@@ -6,7 +6,7 @@ import pkgutil
 import re
 
 import pytest
-from bad_input import DAMAGES, READERS, Reader, verdict
+from bad_input import DAMAGES, READERS, Reader, campaign, verdict
 
 import cyborg
 
@@ -112,3 +112,12 @@ def test_the_harness_wants_the_path(tmp_path):
     assert verdict(Reader(None, lambda p: read(p, "another.csv")), path).verdict == "wrong"
     with pytest.raises(ManifestError, match=r"a.csv is damaged, or is not a table"):
         read(path, path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damages_at_random_are_told_or_harmless(tmp_path):
+    """`benchmarks/campaign_bad.py` tries more of them."""
+    quick = [name for name in READERS if not READERS[name].slow and name not in LATER]
+    found = campaign(tmp_path, 100, 1, [name for name in quick if "mentor" not in name])
+    assert found[found["verdict"] == "wrong"].to_dict("records") == []
+    assert (found["verdict"] == "told").sum() > 50
