@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import models, transforms
 
 from cyborg.data import Batch
-from cyborg.evaluation import predict, read_predictions, score_table
+from cyborg.evaluation import image_scores, predict, read_predictions, score_table
 from cyborg.manifest import Manifest, read_manifest, read_released, validate, write_manifest
 from cyborg.models import WeightsError, make_network
 from cyborg.released import (
@@ -24,6 +24,7 @@ from cyborg.released import (
     quirky_output,
     read_released_run,
     released_point,
+    released_score,
     rename_released,
     set_dropout,
     unguarded_loss,
@@ -328,3 +329,10 @@ def test_the_ten_sample_images_go_through(tmp_path):
         for other in found.loc[found["label"] == "authentic", "logit_1"]
     ]
     assert aucs["released"] == pytest.approx(np.mean(pairs))
+
+
+def test_the_released_score_is_the_sigmoid_of_the_second_logit():
+    logits = np.array([[3.0, 0.0], [-9.0, 2.0]])
+    wanted = [0.5, 1 / (1 + np.exp(-2.0))]
+    assert released_score(torch.from_numpy(logits)).tolist() == pytest.approx(wanted)
+    assert image_scores(logits, "released").tolist() == pytest.approx(wanted)

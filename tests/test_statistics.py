@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 from scipy.stats import mannwhitneyu, norm, permutation_test, wilcoxon
+from scipy.stats import t as student
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -453,6 +454,17 @@ def test_bootstrap_is_paired_and_reproducible():
     plain = bootstrap_auc(a, b, n=300, widen=False)
     assert plain.high - plain.low < found.high - found.low
     assert found.se == plain.se == plain.replicates.std(ddof=1)  # widening is for the ends only
+
+
+@pytest.mark.parametrize("runs", [3, 10])
+def test_few_seeds_are_widened_to_students_interval_of_their_mean(runs):
+    "Without noise of images: the standard error of the mean times Student's over the normal tail."
+    own = np.random.default_rng(runs).normal(size=runs)
+    values, rng = np.repeat(own[:, None], 20_000, axis=1), np.random.default_rng(0)
+    drawn = statistics._seed_level(values, True, 0.95, rng)
+    tails = student.isf(0.025, runs - 1) / norm.isf(0.025)
+    assert drawn.std() == pytest.approx(tails * own.std(ddof=1) / np.sqrt(runs), rel=0.03)
+    assert drawn.mean() == pytest.approx(own.mean(), abs=0.03)
 
 
 def test_small_memory_gives_the_same_kind_of_replicates(monkeypatch):

@@ -28,6 +28,7 @@ from scipy.special import expit
 from test_training import write_faces
 
 from cyborg import measures, scorers
+from cyborg import study as module
 from cyborg.audit import read_audit
 from cyborg.evaluation import METRICS, read_predictions
 from cyborg.manifest import ManifestError, read_manifest
@@ -448,6 +449,21 @@ def test_scenarios_are_paired_by_seed(content, tmp_path):
         assert seen[scenario, 0][1] == order
     assert not torch.equal(seen["classical", 1][0], weights)
     assert seen["classical", 1][1] != order
+
+
+def test_each_run_has_its_own_seed_and_the_baseline_is_classical(content, tmp_path):
+    both = {"scenarios": ["cyborg", "classical"], "seeds": [3, 8]}
+    study = make_study(content | both, runs=tmp_path)
+    assert [run.config.seed for run in study_runs(study)] == [3, 8, 3, 8]
+    assert module._baseline(study) == "classical"
+    study = make_study(content | {"scenarios": ["shuffled", "cyborg"]}, runs=tmp_path)
+    assert module._baseline(study) == "shuffled"  # the first, where none is classical
+
+
+def test_the_spread_of_a_summary_is_that_of_a_sample():
+    keys = {"data": "d", "network": "n", "scenario": "s", "measure": "cc", "source": ""}
+    table = pd.DataFrame([{**keys, "seed": i, "value": v} for i, v in enumerate((1, 2, 4))])
+    assert summary(table, ["cc"])["cc"].tolist() == ["2.333 ± 1.528 (3)"]
 
 
 def test_the_estimate_grows_with_the_images(content, tmp_path):
