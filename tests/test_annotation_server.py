@@ -15,7 +15,14 @@ import sqlalchemy as sa
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cyborg.annotation import StudySettings, consents, pairs_table, strokes_mask, trials
+from cyborg.annotation import (
+    StudySettings,
+    consents,
+    make_pairs,
+    pairs_table,
+    strokes_mask,
+    trials,
+)
 from cyborg.annotation_server import (
     BODY_LIMIT,
     HEADERS,
@@ -406,6 +413,26 @@ def test_signed_once_is_signed_for_good(tmp_path, unlike):
     again = open_page(unlike, tmp_path / "s.sqlite", 8, settings, side=64)
     assert again.signed and come(TestClient(again.app()), "A1").status_code == 403
     again.store.close()
+
+
+def test_command_asks_which_label_is_synthetic_where_no_word_tells(monkeypatch, unlike, tmp_path):
+    table = unlike.table.assign(
+        label=unlike.table["label"].map({"authentic": "1", "synthetic": "0"})
+    )
+    table.to_csv(tmp_path / "m.csv", index=False)
+    opened = []
+    monkeypatch.setattr(
+        "cyborg.annotation_server.open_page",
+        lambda images, *_, **__: opened.append(images) or 1 / 0,
+    )
+    options = {"manifest": str(tmp_path / "m.csv"), "root": str(unlike.root), "split": ""}
+    with pytest.raises(SystemExit, match="cyborg-annotate: .*labels are '0' and '1'.* synthetic="):
+        main(**options)
+    with pytest.raises(ZeroDivisionError):
+        main(**options, synthetic="0")
+    pairs = make_pairs(opened[0], 3, 0, 0)
+    label = table.set_index("image")["label"]
+    assert set(label[pairs["synthetic"]]) == {"0"} and set(label[pairs["authentic"]]) == {"1"}
 
 
 def test_command_passes_every_setting_on(monkeypatch, unlike):

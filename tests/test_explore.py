@@ -853,3 +853,24 @@ def test_the_notebooks_run(made, name, tmp_path):
     cells = nbformat.read(out, 4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in outputs)
+
+
+def viewed(labels, classes=None):
+    "A run as `joined_predictions` sees it."
+    table = pd.DataFrame({"label": labels, "image": [f"{i}.png" for i in range(len(labels))]})
+    table = table.assign(map="", source="s", score=np.linspace(0.1, 0.9, len(labels)))
+    table[["cc", "sim", "kl", "iou", "pointing"]] = 0.5
+    if classes:
+        table.attrs["classes"] = classes
+    return [SimpleNamespace(predictions=table, folder="run")]
+
+
+def test_an_error_is_on_the_wrong_side_of_the_class_that_is_scored():
+    labels = ["ai", "nature", "ai"]
+    assert np.allclose(joined_predictions(viewed(labels))["error"], [0.9, 0.5, 0.1])
+    turned = joined_predictions(viewed(labels, ["ai", "nature"]))["error"]
+    assert np.allclose(turned, [0.1, 0.5, 0.9])
+    three = joined_predictions(viewed(["gan", "mask", "real"], ["gan", "mask", "real"]))["error"]
+    assert np.allclose(three, [0.1, 0.5, 0.1])  # the score is that of real
+    with pytest.raises(ValueError, match="synthetic="):
+        joined_predictions(viewed(["0", "1", "0"]))
