@@ -8,10 +8,10 @@ __all__ = ['GRID', 'VIEWS', 'SORTS', 'MARK_COLOURS', 'PAGE', 'LARGE', 'SEEDS', '
            'map_picture', 'contours', 'difference_picture', 'tile', 'row_of', 'Averages', 'average_maps',
            'averages_html', 'annotator_rows', 'ceiling_words', 'annotators_html', 'joined_predictions', 'chosen_rows',
            'Seen', 'face', 'human', 'model_map', 'Mark', 'Marks', 'find_marks', 'marks_picture', 'marks_tile',
-           'image_html', 'MapState', 'MapExplorer', 'scatter_traces', 'scatter_html', 'averaged_over', 'marks_figure',
-           'map_figures', 'write_figures', 'Framed', 'framed', 'Explanation', 'explain_image', 'training_features',
-           'nearest_images', 'explanation_html', 'ImageExplorer', 'settings_table', 'settings_html', 'grouped',
-           'roc_bands', 'result_figure', 'RunExplorer', 'StudyExplorer']
+           'image_html', 'MapState', 'MapExplorer', 'scatter_traces', 'scatter_figure', 'scatter_html', 'averaged_over',
+           'marks_figure', 'map_figures', 'write_pages', 'Framed', 'framed', 'Explanation', 'explain_image',
+           'training_features', 'nearest_images', 'explanation_html', 'ImageExplorer', 'settings_table',
+           'settings_html', 'grouped', 'roc_bands', 'result_figure', 'RunExplorer', 'StudyExplorer']
 
 # %% ../nbs/13a_explore.ipynb #0e79bca9
 import hashlib
@@ -35,10 +35,8 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io as pio
 import torch
 from fastcore.basics import patch
-from plotly.graph_objects import FigureWidget  # slow to import: not when the first one is drawn
 from safetensors import SafetensorError
 from sklearn.metrics import auc
 from sklearn.metrics.pairwise import cosine_similarity
@@ -63,15 +61,19 @@ from cyborg.figures import (
     LABEL_COLOURS,
     TEMPLATE,
     accuracy_curves,
+    add_roc_band,
     auc_by_source,
     colour_table,
     data_uri,
     loss_curves,
     map_grid,
+    on_paper,
+    roc_axes,
     roc_by_source,
     sample_grid,
     scenario_style,
     training_curves,
+    write_figures,
 )
 from cyborg.manifest import (
     Manifest,
@@ -91,7 +93,7 @@ from .saliency import agreement, read_map, resize_map
 from .scorers import predicted_with
 from .statistics import auc_intervals, rates_at, roc_band
 from .training import load_run, run_config
-from .widgets import DropZone
+from .widgets import DropZone, FigureHost
 
 # %% ../nbs/13a_explore.ipynb #c4b2ff06
 class ExploreError(ValueError):
@@ -843,9 +845,23 @@ def _headed(text: str, *parts: widgets.Widget) -> widgets.VBox:
     return widgets.VBox([widgets.HTML(f"<h3>{text}</h3>"), *parts])
 
 
+def _row(*parts: widgets.Widget) -> widgets.HBox:
+    "Widgets side by side, below each other where the page is narrow."
+    return widgets.HBox(parts, layout={"flex_flow": "row wrap"})
+
+
 def _alert(text: str) -> str:  # HTML
     "A message, markup in it as text."
     return f'<p role="alert" style="color:#a33">{html.escape(text)}</p>' if text else ""
+
+
+def _said(
+    why: str,  # HTML
+) -> go.Figure:
+    "A sentence in the place of a figure."
+    figure = go.Figure(layout=dict(template=TEMPLATE, height=200, margin_t=20))
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    return figure.add_annotation(text=why, showarrow=False, font_size=16)
 
 # %% ../nbs/13a_explore.ipynb #ff4e2545
 class MapExplorer(widgets.VBox):
@@ -867,9 +883,9 @@ class MapExplorer(widgets.VBox):
         self._make_controls()
         self.averages, self.people, self.words = (widgets.HTML() for _ in range(3))
         self.images, self.detail, self.message = (widgets.HTML() for _ in range(3))
-        self.scatter = None  # made with its points: a page shows only what a figure began with
+        self.scatter = FigureHost(_said("reading …"), self._clicked)
         self._data_changed()
-        if self.scatter is None:
+        if self.problem:
             raise ExploreError(f"{folder}: {self.problem}")
         super().__init__(self._layout())
 
@@ -948,9 +964,12 @@ def _observe(self: MapExplorer) -> None:
     acts |= {self._scenario_changed: [self.scenario], self._runs_changed: [self.runs]}
     acts |= {self._filter_changed: filters, self._draw: [self.view, self.opacity]}
     acts |= {self._draw_images: [self.page], self._opened: [self.number]}
+    choosing = (self._data_changed, self._network_changed, self._scenario_changed)
+    choosing += (self._runs_changed,)  # all others need a run
+    ready = lambda act: not self._updating and (self.chosen or act in choosing)  # noqa: E731
     for act, controls in acts.items():
         for control in controls:
-            control.observe(lambda _, act=act: None if self._updating else act(), "value")
+            control.observe(lambda _, act=act: act() if ready(act) else None, "value")
     self.export.on_click(lambda _: self.export_figures())
 
 
@@ -963,11 +982,11 @@ def _layout(self: MapExplorer) -> list[widgets.Widget]:
         [self.source, self.label, self.sort],
         [self.scores, self.agreements, self.errors],
     ]
-    by_number = widgets.HBox([self.number, widgets.Label("of the list below; 0: none")])
+    by_number = _row(self.number, widgets.Label("of the list below; 0: none"))
     return [
-        *(widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in grid),
+        *(_row(*row) for row in grid),
         self.message,
-        widgets.HBox([self.export, self.exported]),
+        _row(self.export, self.exported),
         _headed("On average", self.averages, self.people),
         _headed(
             "Score and agreement: click a point, or call an image by its number",
@@ -976,7 +995,7 @@ def _layout(self: MapExplorer) -> list[widgets.Widget]:
             by_number,
             self.detail,
         ),
-        _headed("Image by image", widgets.HBox([self.page, self.count]), self.images),
+        _headed("Image by image", _row(self.page, self.count), self.images),
     ]
 
 # %% ../nbs/13a_explore.ipynb #028bc0d0
@@ -1025,8 +1044,9 @@ def _scenario_changed(self: MapExplorer) -> None:
     first = {run.scenario: run for run in reversed(there)}  # a run of each scenario
     begun = self._offered[:SEEDS] if one else list(reversed(first.values()))[:4]
     self._updating = True
-    self.runs.options = [run.name for run in self._offered]
-    self.runs.value = [run.name for run in begun]
+    with self.runs.hold_sync():  # a page that got them one by one would mark what is not there
+        self.runs.options = [run.name for run in self._offered]
+        self.runs.value = [run.name for run in begun]
     self._updating = False
     self._runs_changed()
 
@@ -1035,6 +1055,7 @@ def _scenario_changed(self: MapExplorer) -> None:
 def _runs_changed(self: MapExplorer) -> None:
     "Read the tables of the runs and offer their sources."
     if not self.chosen:
+        self.message.value = _alert("no run is chosen; what is shown is of those before")
         return
     self.problem = ""
     try:
@@ -1175,6 +1196,26 @@ def scatter_traces(
     return traces
 
 
+def scatter_figure(
+    rows: pd.DataFrame,  # as for `scatter_traces`
+    about: str,  # what the numbers are of
+    over: str = "",  # ", mean of 3 runs"
+) -> go.Figure:
+    "Score against agreement; where there is no point, why."
+    figure = go.Figure(scatter_traces(rows))
+    title = dict(text=html.escape(about), font_size=14)
+    figure.update_layout(template=TEMPLATE, height=400, margin_t=60, title=title)
+    figure.update_xaxes(title_text=f"score{over}", range=[-0.03, 1.03])
+    figure.update_yaxes(title_text=f"agreement (CC){over}", range=[-1.05, 1.05])
+    if not rows["cc"].notna().any():
+        why = (
+            "no image of this choice has a human map" if len(rows) else "no image fits this choice"
+        )
+        place = dict(xref="x domain", yref="y domain", x=0.5, y=0.5, font_size=16)
+        figure.add_annotation(text=why, showarrow=False, **place)
+    return figure
+
+
 def _groups_of(
     rows: pd.DataFrame,
 ) -> list[str]:  # columns
@@ -1227,34 +1268,20 @@ def _scattered(
 def _draw_scatter(self: MapExplorer) -> None:
     "A point an image; a click selects it."
     rows, n, over = self._scattered(), len(self.chosen), ""
-    traces = scatter_traces(rows)
     if n > 1:
         over = ", mean of its runs" if "scenario" in rows else f", mean of {n} runs"
-    told = dict(text=html.escape(averaged_over(self.chosen)), font_size=14)
-    titles = dict(title=told, xaxis_title=f"score{over}", yaxis_title=f"agreement (CC){over}")
     self.words.value = scatter_html(rows)
-    if self.scatter is None:
-        self.scatter = FigureWidget(traces, layout=dict(template=TEMPLATE, height=400))
-        self.scatter.update_layout(**titles)
-    else:
-        with self.scatter.batch_update():
-            self.scatter.data = []
-            self.scatter.add_traces(traces)
-            self.scatter.update_layout(**titles)
-    for trace in self.scatter.data:
-        trace.on_click(self._clicked)
+    self.scatter.show(scatter_figure(rows, averaged_over(self.chosen), over))
 
 
 @patch
 def _clicked(
     self: MapExplorer,
-    trace: go.Scattergl,
-    points: Any,  # plotly's, with point_inds
-    _: Any,
+    trace: int,  # of the scatter
+    point: int,  # of the trace
 ) -> None:
     "Select the image of a point."
-    if points.point_inds:
-        self.select(int(trace.customdata[points.point_inds[0]]))
+    self.select(int(self.scatter.figure.data[trace].customdata[point]))
 
 # %% ../nbs/13a_explore.ipynb #a1fd7fb3
 def marks_figure(
@@ -1313,26 +1340,16 @@ def _by_scenario(
     return groups
 
 # %% ../nbs/13a_explore.ipynb #920eed67
-def write_figures(
+def write_pages(
     figures: Mapping[str, go.Figure],  # by the name of their files
     folder: str | Path,  # made if it is missing
-    formats: Sequence[str] = ("svg", "pdf"),  # beside HTML; they need kaleido and a Chrome
-) -> str:  # why there are none of the formats; empty where there are
-    "Write figures as HTML that needs nothing else, and as vector graphics."
+) -> None:
+    "Write figures as HTML that needs nothing else."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         with atomic_path(folder / f"{name}.html") as temporary:
             figure.write_html(temporary)
-    if find_spec("kaleido") is None:
-        return "no SVG and PDF without kaleido: pip install 'cyborg[figures]'"
-    paths = [folder / f"{name}.{kind}" for kind in formats for name in figures]
-    try:
-        pio.write_images([figure for _ in formats for figure in figures.values()], paths)
-    except (RuntimeError, OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        return f"no SVG and PDF: kaleido needs Chrome or Chromium ({text})"
-    return ""
 
 
 @patch
@@ -1343,11 +1360,14 @@ def export_figures(
     state, folder = self.state, self.folder / "explored"
     self.exported.value = '<p role="status">writing …</p>'
     try:
+        if not self.chosen:
+            raise ExploreError("no run is chosen")
         figures = map_figures(self.chosen, state.source, state.label)
         marked = state.selected if state.selected is not None else self._first_marked()
         if self.marks is not None and marked is not None:
             drawn = marks_figure(self.chosen[0], self.table, marked, self.marks)
             figures |= {} if drawn is None else {"human_map_of_marks": drawn}
+        write_pages(figures, folder)
         lacking = write_figures(figures, folder)
     except (OSError, ValueError) as error:
         self.exported.value = _alert(f"nothing was written: {error}")
@@ -1540,7 +1560,7 @@ class ImageExplorer(widgets.VBox):
         self.upload.observe(lambda _: self.explain(), "picture")
         for control in (self.run, self.crop):
             control.observe(lambda _: self.explain(), "value")
-        controls = widgets.HBox([widgets.VBox([self.run, self.crop]), self.upload])
+        controls = _row(widgets.VBox([self.run, self.crop]), self.upload)
         super().__init__([controls, self.message, self.told, self.result])
 
 # %% ../nbs/13a_explore.ipynb #a531945f
@@ -1683,39 +1703,28 @@ def roc_bands(
     for name, group in grouped(runs).items():
         curves = [curve for run in group if (curve := run.roc(source)) is not None]
         if curves:
-            _add_roc_band(figure, name, curves)
-    chance = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="chance: 0.500", meta="chance")
-    figure.add_trace(chance.update(line=dict(color="#777777", dash="dot"), hoverinfo="skip"))
-    unit = dict(range=[-0.01, 1.01], tick0=0, dtick=0.2, constrain="domain")
-    figure.update_xaxes(unit, title_text="false positive rate")
-    figure.update_yaxes(unit, title_text="true positive rate", scaleanchor="x")
+            add_roc_band(figure, name, _mean_curve(curves), f"{name}: {_auc_words(curves)}")
     note = "Mean over runs; band: ±1 standard deviation of the TPR at given FPR; AUC: mean ± sd"
     title = dict(text=f"ROC: {source or 'all generators'}", subtitle_text=note)
-    return figure.update_layout(template=TEMPLATE, title=title, width=760, height=620)
+    on_paper(figure, 760, 620)
+    return roc_axes(figure).update_layout(template=TEMPLATE, title=title)
 
 # %% ../nbs/13a_explore.ipynb #79570726
-def _add_roc_band(
-    figure: go.Figure,
-    name: str,
-    curves: Sequence[Curve],  # of the runs
-) -> None:
-    "One scenario."
-    style, n = scenario_style(name), len(curves)
-    band = roc_band([pd.DataFrame({"fpr": GRID, "tpr": curve.tpr}) for curve in curves], grid=GRID)
-    aucs = [curve.auc for curve in curves]
-    told = f"{np.mean(aucs):.3f}" + (f" ± {np.std(aucs, ddof=1):.3f}, {n} runs" if n > 1 else "")
-    if n > 1:
-        ring = go.Scatter(
-            x=np.concatenate([GRID, GRID[::-1]]),
-            y=np.concatenate([band["low"], band["high"][::-1]]),
-            fill="toself",
-            fillcolor=f"rgba{(*bytes.fromhex(style.colour[1:]), 0.18)}",
-        )
-        ring.update(line_width=0, mode="lines", hoverinfo="skip", showlegend=False, meta="band")
-        figure.add_trace(ring.update(legendgroup=name))
-    line = go.Scatter(x=GRID, y=band["mean"], mode="lines", name=f"{name}: {told}", meta="mean")
-    line.update(line=dict(color=style.colour, dash=style.dash, width=2.2), legendgroup=name)
-    figure.add_trace(line)
+def _mean_curve(
+    curves: Sequence[Curve],  # of the runs of one scenario
+) -> pd.DataFrame:  # rate, mean and, of several runs, low, high
+    "What is drawn of them."
+    found = roc_band([pd.DataFrame({"fpr": GRID, "tpr": one.tpr}) for one in curves], grid=GRID)
+    ends = ("low", "high") if len(curves) > 1 else ()
+    return pd.DataFrame({"rate": GRID, **{name: found[name] for name in ("mean", *ends)}})
+
+
+def _auc_words(
+    curves: Sequence[Curve],
+) -> str:  # "0.912 ± 0.013, 3 runs"
+    "Their AUC."
+    aucs, n = [curve.auc for curve in curves], len(curves)
+    return f"{np.mean(aucs):.3f}" + (f" ± {np.std(aucs, ddof=1):.3f}, {n} runs" if n > 1 else "")
 
 # %% ../nbs/13a_explore.ipynb #1b99fc86
 def _training(runs: Sequence[RunView], _: str) -> go.Figure | None:
@@ -1792,10 +1801,7 @@ def result_figure(
         figure, why = FIGURES[what](runs, source), "nothing to show yet"
     except (OSError, ValueError) as error:  # files that were damaged or are being written
         figure, why = None, html.escape(str(error))
-    if figure is None:
-        figure = go.Figure(layout=dict(template=TEMPLATE, height=200))
-        figure.add_annotation(text=why, showarrow=False, font_size=16)
-    return figure
+    return _said(why) if figure is None else figure
 
 # %% ../nbs/13a_explore.ipynb #f34508b5
 EVERY, QUIET = 3.0, 3600.0  # seconds between two looks, and without a change until it ends
@@ -1822,15 +1828,15 @@ class RunExplorer(widgets.VBox):
         self.live = widgets.ToggleButton(value=False, description="follow", icon="play")
         self.refresh = widgets.Button(description="read again", icon="refresh")
         self.status, self.settings = widgets.HTML(), widgets.HTML()
-        self.place, self.figure = widgets.VBox(), None
+        self.place = FigureHost(_said("reading …"))
         for control in (self.runs, self.what, self.source):
             control.observe(lambda _: self.draw(), "value")
         self.live.observe(lambda change: self._follow(change["new"]), "value")
         self.refresh.on_click(lambda _: self.reread())
         below = widgets.Accordion([self.settings], titles=["settings"], selected_index=0)
-        buttons = widgets.HBox([self.refresh, self.live, self.status])
+        buttons = _row(self.refresh, self.live, self.status)
         right = widgets.VBox([self.what, self.source, buttons])
-        super().__init__([widgets.HBox([self.runs, right]), self.place, below])
+        super().__init__([_row(self.runs, right), self.place, below])
         self._seen = self._stamps()
         self.draw()
         self.reading = Thread(target=self._read_ahead, daemon=True, name="cyborg-read-ahead")
@@ -1841,6 +1847,11 @@ class RunExplorer(widgets.VBox):
         for run in list(self.there):
             with suppress(OSError, ValueError):  # told when the run is chosen
                 _ = self._closed or (run.history, run.finished and run.results)
+
+    @property
+    def figure(self) -> go.Figure:
+        "What is shown."
+        return self.place.figure
 
     @property
     def chosen(self) -> list[RunView]:
@@ -1877,42 +1888,13 @@ def draw(
     "Figure and settings of the chosen runs."
     with self._lock:
         if not (runs := self.chosen):
+            self.place.show(_said("no run is chosen"))
+            self.settings.value = ""
             return
         self._offer_sources(runs)
-        self._show(result_figure(runs, self.what.value, self.source.value))
+        self.place.show(result_figure(runs, self.what.value, self.source.value))
         if (settings := settings_html(runs)) != self.settings.value:
             self.settings.value = settings
-
-# %% ../nbs/13a_explore.ipynb #065849d6
-@patch
-def _show(
-    self: RunExplorer,
-    drawn: go.Figure,
-) -> None:
-    "Draw in the place of what is there; anew where the layout has other parts."
-    # A browser merges a layout into the one it has: titles and axes of another figure would stay.
-    old = self.figure
-    if old is None or _parts(old.layout.to_plotly_json()) != _parts(drawn.layout.to_plotly_json()):
-        self.figure = FigureWidget(drawn)
-        self.place.children = [self.figure]
-        if old is not None:
-            old.close()
-        return
-    with old.batch_update():
-        old.data = []
-        old.layout = drawn.layout
-        old.add_traces(drawn.data)
-
-
-def _parts(
-    value: Any,  # of a layout, as JSON
-) -> Any:
-    "What there is in it, whatever its values."
-    if isinstance(value, dict):
-        return {key: _parts(part) for key, part in value.items() if key != "template"}
-    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        return [_parts(part) for part in value]
-    return None
 
 # %% ../nbs/13a_explore.ipynb #79d6a064
 @patch

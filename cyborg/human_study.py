@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import sqlalchemy as sa
-from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 from scipy import sparse, stats
 from scipy.optimize import brentq
@@ -41,7 +40,7 @@ from cyborg.annotation import (
     row_mask,
     subject_summary,
 )
-from .figures import SOURCE_COLOURS, TEMPLATE
+from .figures import SOURCE_COLOURS, TEMPLATE, faint
 from .manifest import read_table
 from .saliency import cc, human_map, resize_map
 
@@ -408,7 +407,7 @@ def _add_bars(
         mode="lines",
         line=dict(color=colour, width=2, shape="hv"),
         fill="tozeroy",
-        fillcolor=f"rgba{(*hex_to_rgb(colour), 0.2)}",
+        fillcolor=faint(colour, 0.2),
         hovertemplate=f"<b>{name}</b><br>from %{{x:.2f}}: %{{y}}<extra></extra>",
         legend="legend" if col == 1 else "legend2",
         row=1,

@@ -50,6 +50,36 @@ def open_page(browser):
     return page, errors
 
 
+# Of each figure: size, the room it has, its texts, and those that lie over each other or outside.
+DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => {
+    const place = plot.getBoundingClientRect(), layout = plot._fullLayout || {};
+    const texts = [...plot.querySelectorAll('svg text')].map(e => ({text: e.textContent.trim(),
+        kind: e.getAttribute('class') || '', box: e.getBoundingClientRect()}));
+    const seen = texts.filter(one => one.text && one.box.width);
+    const outside = ({box}) => box.x < place.x - 1 || box.y < place.y - 1
+        || box.right > place.x + layout.width + 1 || box.bottom > place.y + layout.height + 1;
+    const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.x, b.x) > 2
+        && Math.min(a.bottom, b.bottom) - Math.max(a.y, b.y) > 2.5;
+    const pairs = seen.flatMap((a, i) => seen.slice(i + 1).filter(b => over(a.box, b.box))
+        .map(b => [a.text, b.text]));
+    const named = kind => seen.filter(one => kind.test(one.kind)).map(one => one.text);
+    return {title: layout.title?.text, width: layout.width, height: layout.height,
+        room: plot.parentElement.clientWidth, traces: plot._fullData?.length,
+        points: (plot._fullData || []).reduce((n, trace) => n + trace.x?.length || 0, 0),
+        x: named(/^x\\d*title$/), y: named(/^y\\d*title$/),
+        wrong: [...pairs, ...seen.filter(outside).map(one => [one.text, 'outside'])]};
+})"""
+# What reaches beyond the right edge of the window, unless a box inside the page scrolls to it.
+BEYOND = """outer => {
+    const scrolls = e => e.scrollWidth > e.clientWidth && !e.matches(outer)
+        && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
+    const beyond = e => e.getBoundingClientRect().right > innerWidth + 1;
+    const walk = e => !e.getBoundingClientRect().height ? [] : beyond(e) ? [e]
+        : scrolls(e) || e.matches('svg') ? [] : [...e.children].flatMap(walk);
+    return walk(document.body).map(e => `${e.tagName} ${e.className}`);
+}"""
+
+
 @contextlib.contextmanager
 def serving(command, url, environment, seconds=180):
     "A server in a process of its own, ended with the block."

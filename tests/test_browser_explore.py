@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import chromium, jupyterlab, needs_browser, open_page, run_all, voila
+from browser import BEYOND, DRAWN, chromium, jupyterlab, needs_browser, open_page, run_all, voila
 from test_explore import grow, made, runs  # noqa: F401
 from test_notebooks import NOTEBOOKS
 
@@ -96,8 +96,15 @@ def keep_picture(page, name):
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
+GRID = """import numpy as np
+from cyborg.figures import sample_grid
+pictures, maps = np.zeros((8, 16, 16, 3), np.uint8), np.ones((8, 4, 4))
+sample_grid(pictures, maps, maps, [f"source {i}" for i in range(8)], title="Eight columns")"""
+
+
 def test_maps_are_explored_in_jupyterlab(made, tmp_path):  # noqa: F811
     book = nbformat.read(NOTEBOOKS / "explore_maps.ipynb", 4)
+    book.cells.append(nbformat.v4.new_code_cell(GRID))
     for cell in book.cells:
         cell.source = cell.source.replace('folder: str = ""', f"folder: str = {str(made.runs)!r}")
     nbformat.write(book, tmp_path / "explore_maps.ipynb")
@@ -108,6 +115,9 @@ def test_maps_are_explored_in_jupyterlab(made, tmp_path):  # noqa: F811
         press_everything(page)
         explain_a_picture(page)
         keep_picture(page, "lab")
+        scatter, grid = page.evaluate(DRAWN)
+        assert scatter["width"] == scatter["room"] and scatter["x"] and scatter["y"]
+        assert grid["title"] == "Eight columns" and grid["width"] <= grid["room"] < 1400
     assert not errors
 
 
@@ -149,6 +159,70 @@ def test_both_pages_lead_to_each_other(runs, tmp_path):  # noqa: F811
         page.wait_for_selector(AVERAGES)
     left = "status of 403"  # Voilà refuses its own message that a page was left
     assert not [text for text in own_errors(errors) if left not in text]
+
+
+def settled(page, title):
+    "What is drawn of the only figure, once it has this title and the width that there is."
+    ready = """title => { const plot = document.querySelector('.js-plotly-plot');
+        return plot?._fullLayout?.title?.text?.replaceAll('<br>', ' ').startsWith(title) &&
+            plot._fullLayout.width === plot.parentElement.clientWidth }"""
+    page.wait_for_function(ready, arg=title)
+    page.wait_for_timeout(300)
+    (found,) = page.evaluate(DRAWN)
+    return found
+
+
+VIEWS = {"loss": "Loss", "accuracy": "Accuracy", "AUC by generator": "AUC by", "ROC": "ROC: all"}
+VIEWS |= {"ROC by generator": "ROC by generator", "training": "Training"}
+
+
+def test_every_view_of_runs_is_drawn_whole_at_every_width(runs, tmp_path):  # noqa: F811
+    pytest.importorskip("voila", reason="needs voila: pip install 'cyborg[page]'")
+    grow(runs / "classical", 3)
+    notebook, where = NOTEBOOKS / "explore_runs.ipynb", {"CYBORG_RUNS": str(runs)}
+    with voila(notebook, tmp_path, **where) as address, chromium() as browser:
+        page, errors = open_page(browser)
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        for width in (1400, 700, 390):
+            page.set_viewport_size({"width": width, "height": 1000})
+            found = settled(page, "Training")  # the last view, fitted to the new width
+            assert width - 60 < found["width"] <= width
+            for what, title in VIEWS.items():
+                page.locator(f".widget-toggle-buttons button:text-is('{what}')").click()
+                found = settled(page, title)
+                assert found["wrong"] == [], (what, width)
+                assert found["x"] and (found["y"] or what == "AUC by generator")
+                assert page.evaluate(BEYOND, ".jp-Notebook, #rendered_cells, body") == []
+        page.locator("select[multiple]").first.select_option([])
+        page.wait_for_selector("text=no run is chosen")
+    assert not own_errors(errors)
+
+
+def test_several_scenarios_leave_no_point_behind(made, tmp_path):  # noqa: F811
+    pytest.importorskip("voila", reason="needs voila: pip install 'cyborg[page]'")
+    notebook, where = NOTEBOOKS / "explore_maps.ipynb", {"CYBORG_RUNS": str(made.runs)}
+    with voila(notebook, tmp_path, **where) as address, chromium() as browser:
+        page, errors = open_page(browser)
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        one = settled(page, "cyborg, seed 0")
+        assert one["x"] == ["score"] and one["y"] == ["agreement (CC)"] and one["traces"] == 2
+        plot = page.locator(".figure-host").first
+        picture = plot.screenshot()
+        choice = page.locator('.widget-dropdown:has(label:text-is("scenario")) select')
+        for _ in range(2):
+            choice.select_option("several, to compare")
+            both = settled(page, "each scenario by itself")
+            assert both["traces"] == 4 and both["points"] == 2 * one["points"]
+            choice.select_option("cyborg")
+            assert settled(page, "cyborg, seed 0") == one
+            page.mouse.move(5, 5)
+            assert plot.screenshot() == picture
+        page.set_viewport_size({"width": 390, "height": 1000})
+        assert settled(page, "cyborg, seed 0")["width"] < 390
+        assert page.evaluate(BEYOND, ".jp-Notebook, #rendered_cells, body") == []
+    assert not own_errors(errors)
 
 
 POINTS = """n => { const plot = document.querySelector('.js-plotly-plot');

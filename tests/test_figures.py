@@ -15,9 +15,7 @@ from sklearn.metrics import roc_auc_score
 from cyborg.evaluation import auc_table
 from cyborg.figures import (
     LABEL_COLOURS,
-    SCENARIO_COLOURS,
-    SCENARIO_DASHES,
-    SCENARIO_SYMBOLS,
+    SCENARIO_STYLES,
     SOURCE_COLOURS,
     accuracy_curves,
     agreement_histogram,
@@ -123,31 +121,30 @@ def test_a_scenario_has_one_colour_in_every_figure(name):
     for trace in FIGURES[name].data:
         scenario = (trace.name or "").split(" (")[0]
         colour = trace.line.color if "lines" in trace.mode else trace.marker.color
-        if scenario in SCENARIO_COLOURS:
+        if scenario in SCENARIO_STYLES:
             colours.setdefault(scenario, set()).add(colour)
-    assert colours == {k: {SCENARIO_COLOURS[k]} for k in ("classical", "cyborg")}
+    assert colours == {k: {SCENARIO_STYLES[k].colour} for k in ("classical", "cyborg")}
 
 
 def test_scenario_styles_are_the_papers_and_all_different():
-    assert set(SCENARIO_COLOURS) == set(SCENARIO_DASHES) == set(SCENARIO_SYMBOLS)
-    assert len(set(SCENARIO_SYMBOLS.values())) == len(SCENARIO_SYMBOLS)
+    colours = {name: style.colour for name, style in SCENARIO_STYLES.items()}
+    assert len({style.symbol for style in SCENARIO_STYLES.values()}) == len(SCENARIO_STYLES)
     red, green, blue = (
-        bytes.fromhex(SCENARIO_COLOURS[name][1:])
-        for name in ("cyborg", "classical_large", "classical")
+        bytes.fromhex(colours[name][1:]) for name in ("cyborg", "classical_large", "classical")
     )
     assert max(red) == red[0] and max(green) == green[1] and max(blue) == blue[2]
-    controls = set(SCENARIO_COLOURS) - {"classical", "classical_large", "cyborg"}
+    controls = set(SCENARIO_STYLES) - {"classical", "classical_large", "cyborg"}
     for name in controls:
-        assert len(set(bytes.fromhex(SCENARIO_COLOURS[name][1:]))) == 1, f"{name} is not grey"
-        assert SCENARIO_DASHES[name] != "solid"
-    assert not set(SCENARIO_COLOURS.values()) & ({*SOURCE_COLOURS} | {*LABEL_COLOURS.values()})
+        assert len(set(bytes.fromhex(colours[name][1:]))) == 1, f"{name} is not grey"
+        assert SCENARIO_STYLES[name].dash != "solid"
+    assert not set(colours.values()) & ({*SOURCE_COLOURS} | {*LABEL_COLOURS.values()})
 
 
 def test_an_unknown_scenario_keeps_its_style_for_ever():
     # Literal values: the built-in hash of a string would differ from process to process.
     assert scenario_style("droid") == ("#CC6677", "dashdot", "bowtie")
     assert scenario_style("mentor") == ("#661100", "dot", "hourglass")
-    assert scenario_style("droid").colour not in SCENARIO_COLOURS.values()
+    assert scenario_style("droid").colour not in {one.colour for one in SCENARIO_STYLES.values()}
 
 
 # ------------------------------------------------------------------ curves
@@ -587,8 +584,8 @@ def test_histogram_by_scenario_has_the_scenarios_colours():
     table = make_predictions()
     figure = agreement_histogram({"cyborg": table, "classical": [table, table]})
     assert [t.line.color for t in figure.data] == [
-        SCENARIO_COLOURS["cyborg"],
-        SCENARIO_COLOURS["classical"],
+        SCENARIO_STYLES["cyborg"].colour,
+        SCENARIO_STYLES["classical"].colour,
     ]
     assert "n = 1,600" in figure.data[1].name
     np.testing.assert_allclose(figure.data[0].y, figure.data[1].y)

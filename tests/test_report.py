@@ -257,7 +257,7 @@ def test_the_page_stands_alone_and_escapes_names(tmp_path):
 def test_without_a_browser_the_page_is_written_and_says_so(tables, tmp_path, monkeypatch):
     page = Page(tables)
     page.add("roc", "ROC", roc_panels(tables))
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    monkeypatch.setattr("cyborg.figures.find_spec", lambda name: None)
     (text,) = write_page(page, tmp_path)
     assert "pip install 'cyborg[figures]'" in text
     assert (tmp_path / "report.html").is_file()
