@@ -2,6 +2,7 @@
 
     python benchmarks/annotate_load.py                     # 200 subjects, 30 s
     python benchmarks/annotate_load.py --kill 3            # the server is killed three times
+    python benchmarks/annotate_load.py --attackers 3       # who post 40,000 random points for ever
 
 Each subject enters, gets a pair, loads both pictures, looks for `--think` seconds on average
 (uniform from half to one and a half times), answers with strokes on both, and goes on. Times are
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import httpx
@@ -32,11 +33,11 @@ from cyborg.demo import make_demo
 COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
 
 
-def start(folder: Path, store: str, port: int, subjects: int) -> subprocess.Popen:
+def start(folder: Path, store: str, port: int, subjects: int, **other: int) -> subprocess.Popen:
     """Start cyborg-annotate and wait until it answers."""
     options = {"manifest": folder / "demo/manifest.csv", "root": folder / "demo", "store": store}
     options |= {"split": "", "pairs": 180, "answers": subjects, "trials": 60, "side": 384}
-    options |= {"port": port, "admin": "secret of the benchmark"}
+    options |= {"port": port, "admin": "secret of the benchmark", **other}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     own = {**os.environ, "CYBORG_DATA": str(folder)}  # nothing is left behind
     process = subprocess.Popen(
@@ -105,7 +106,7 @@ class Subject:
         while time.perf_counter() < deadline:
             trial = (await self.ask("trial", "GET", "api/trial")).json()
             if trial["done"]:
-                return
+                break
             await asyncio.gather(
                 *(self.ask("picture", "GET", trial[side]) for side in ("left", "right"))
             )
@@ -115,16 +116,65 @@ class Subject:
             await self.ask("answer", "POST", "api/answer", json=body)
             self.acknowledged.append(trial["trial"])
 
+    async def run_again(self, deadline: float):
+        """One session after another, each as somebody new."""
+        first = self.worker
+        for number in range(100_000):
+            self.worker, self.headers = f"{first}-{number}", {}
+            await self.run(deadline)
 
-async def crowd(url: str, n: int, think: float, seconds: float, interrupt) -> tuple[list, dict]:
-    """All subjects at once, and something that happens meanwhile."""
-    times = defaultdict(list)
+
+async def crowd(
+    url: str, n: int, think: float, seconds: float, interrupt, people: list | None = None
+) -> tuple[list, dict]:
+    """All subjects at once, and something that happens meanwhile.
+
+    With `people`, which gets their tasks, they come again until they are cancelled.
+    """
+    times, own = defaultdict(list), people is None
+    people = [] if own else people
     limits = httpx.Limits(max_connections=2 * n, max_keepalive_connections=2 * n)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
         subjects = [Subject(client, number, think, times) for number in range(n)]
         deadline = time.perf_counter() + seconds
-        await asyncio.gather(*(one.run(deadline) for one in subjects), interrupt(deadline))
+        people += [
+            asyncio.create_task((one.run if own else one.run_again)(deadline)) for one in subjects
+        ]
+        _, *ends = await asyncio.gather(interrupt(deadline), *people, return_exceptions=True)
+    if faults := [one for one in (_, *ends) if isinstance(one, Exception)]:
+        raise faults[0]  # who was cancelled raises no Exception
     return subjects, times
+
+
+async def attack(url: str, number: int, deadline: float) -> list[int]:
+    """Somebody who enters and then posts 40,000 random points again and again; the statuses."""
+    rng, codes = np.random.default_rng(number), []
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        agreed = (await client.get("api/texts")).json()["consent_hash"]
+        entry = {"worker": f"X{number}", "entry": {}, "consent": agreed}
+        token = (await client.post("api/enter", json=entry)).json()["token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        trial = (await client.get("api/trial", headers=headers)).json()["trial"]
+        points = rng.uniform(0, 384, (20_000, 2)).round(2).tolist()
+        one = [{"points": [[*p, i] for i, p in enumerate(points)], "radius": 60, "erase": False}]
+        body = {
+            "trial": trial,
+            "choice": "left",
+            "seconds": 9,
+            "strokes": dict(left=one, right=one),
+        }
+        content = json.dumps(body).encode()
+        while time.perf_counter() < deadline:
+            try:
+                reply = await client.post("api/answer", content=content, headers=headers)
+                codes.append(reply.status_code)
+            except httpx.TransportError:
+                codes.append(0)
+            trial_ = (await client.get("api/trial", headers=headers)).json()
+            if not trial_["done"] and trial_["trial"] != trial:  # another one, to be painted anew
+                trial = body["trial"] = trial_["trial"]
+                content = json.dumps(body).encode()
+    return codes
 
 
 def compare(store: str, subjects: list) -> str:
@@ -132,6 +182,7 @@ def compare(store: str, subjects: list) -> str:
     kept = AnnotationStore(store)
     table = kept.annotations()
     kept.close()
+    table = table[~table["subject"].str.startswith("X")]  # attackers
     stored = table.drop_duplicates("trial")
     acknowledged = [trial for one in subjects for trial in one.acknowledged]
     lost = set(acknowledged) - set(stored["trial"])
@@ -152,6 +203,7 @@ def main(
     seconds: Param("to run", float) = 30.0,
     think: Param("seconds between pictures and answer, on average", float) = 10.0,
     kill: Param("times the server is killed (SIGKILL) and started again", int) = 0,
+    attackers: Param("who post 40,000 random points again and again", int) = 0,
     store: Param("database URL; empty: an SQLite file", str) = "",
     out: Param("JSON file for the figures", str) = "",
 ):
@@ -166,6 +218,13 @@ def main(
         server = [start(folder, store, port, subjects)]
 
         async def interrupt(deadline: float):
+            url = f"http://127.0.0.1:{port}"
+            attacks = [attack(url, number, deadline) for number in range(attackers)]
+            for codes in await asyncio.gather(kills(), *attacks):
+                if codes:
+                    print(f"attacker: {dict(Counter(codes))}")
+
+        async def kills():
             for _ in range(kill):
                 await asyncio.sleep(seconds / (kill + 1))
                 server[0].send_signal(signal.SIGKILL)

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from browser import free_port
@@ -442,3 +443,13 @@ def test_a_picture_that_is_cut_off_is_named(tmp_path, monkeypatch):
     assert any(image in said for image in own.table["image"]), said
     with pytest.raises(OSError, match="truncated"), Image.open(own.root / image) as picture:
         picture.load()
+
+
+def test_a_server_killed_under_load_loses_nothing(monkeypatch):
+    """The longer campaign is benchmarks/campaign_server.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from campaign_server import kill_server
+
+    found = kill_server(kills=2, subjects=4)
+    assert found["kills"] == 2 and found["acknowledged"] > 10
+    assert (found["lost"], found["twice"], found["torn"]) == (0, 0, 0)

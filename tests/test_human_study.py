@@ -423,3 +423,14 @@ def test_notebook_on_a_store(served, tmp_path):
     assert (maps["map"] != "").sum() == 16
     text = str(nbformat.read(tmp_path / "done.ipynb", 4).cells)
     assert "converged" in text and "painted all over" in text
+
+
+def test_answers_say_how_the_pictures_stood_and_warn_where_nobody_knows():
+    rows = pd.DataFrame({"subject": list("aab"), "pair": list("xyx"), "right": [1, 0, 1]})
+    assert hs.as_answers(rows)["layout"].tolist() == ["unknown"] * 3
+    known = hs.as_answers(rows.assign(layout=["stacked", "", "side by side"]))
+    assert known["layout"].tolist() == ["stacked", "unknown", "side by side"]
+    assert "may have confused left and right" in hs.layout_words(known)
+    assert "may have" not in hs.layout_words(known.assign(layout="stacked"))
+    groups = hs.accuracy_table(known, ("layout",), draws=20)["group"].tolist()
+    assert {"layout stacked", "layout side by side", "layout unknown"} <= set(groups)
