@@ -4,8 +4,8 @@
     python benchmarks/campaign_server.py --kills 200    # three quarters of an hour
 
 Subjects answer without a pause, each session as somebody new. Between half a second and three
-seconds after the server answers it is killed (SIGKILL) and started again; subjects repeat what was not
-acknowledged. In the end that is compared with the store, opened in place: nothing may be missing or
+seconds after the server answers it is killed (SIGKILL) and started again; subjects repeat what was
+not acknowledged. In the end that is compared with the store, opened in place: nothing may be missing or
 there twice, no answer may have one picture alone, and SQLite's own check must find the file whole.
 """
 
@@ -66,7 +66,7 @@ def kill_server(
         path = folder / "study.sqlite"
         make_demo(folder / "demo", n=120, size=64, workers=1)
         given = folder, str(path), port, 100_000
-        small = {"pairs": 40, "trials": 30, "side": 96}
+        small = {"pairs": 40, "trials": 30}
         server = [start(*given, **small)]
 
         async def interrupt(_):

@@ -194,7 +194,7 @@ def stroke_mask(
         raise ValueError(f"radius is {radius}, expected a finite number of pixels > 0")
     mask = np.zeros(_as_shape(shape), dtype=bool)
     start, end = _segments(strokes, limit=10 * max(mask.shape))
-    rows = max(1, 300_000 // len(mask))  # bounds the memory of the lines
+    rows = max(1, 30_000 // len(mask))  # few: what is covered whole ends it
     for i in range(0, len(start), rows):
         if mask.all():
             break
