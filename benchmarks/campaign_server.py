@@ -5,8 +5,8 @@
 
 Subjects answer without a pause, each session as somebody new. Between half a second and three
 seconds after the server answers it is killed (SIGKILL) and started again; subjects repeat what was
-not acknowledged. In the end that is compared with the store, opened in place: nothing may be missing or
-there twice, no answer may have one picture alone, and SQLite's own check must find the file whole.
+not acknowledged. In the end that is compared with the store, opened in place: nothing may be lost
+or there twice, no answer may have one picture alone, and SQLite's own check must find it whole.
 """
 
 import asyncio
