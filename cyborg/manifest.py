@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'OPTIONAL', 'METRICS', 'PREDICTED', 'SUMMARIES', 'NO_SOURC
            'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError', 'safe_path', 'atomic_path', 'content_hash',
            'reading', 'data_root', 'runs_root', 'check_columns', 'usable_cores', 'did_you_mean', 'label_word',
            'default_classes', 'class_names', 'Manifest', 'positive_class', 'Finding', 'read_table', 'data_name',
-           'manifest_root', 'read_manifest', 'write_manifest', 'with_protocol', 'Protocol', 'read_protocol',
+           'manifest_root', 'read_manifest', 'write_manifest', 'with_protocol', 'Protocol', 'parse_protocol',
            'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
 
 # %% ../nbs/00a_manifest.ipynb #18a7306a
@@ -810,7 +810,7 @@ class Protocol(NamedTuple):
     counterparts: dict[str, str]
 
 
-def read_protocol(
+def parse_protocol(
     seen: str = "",  # sources with commas between them
     counterparts: str = "",  # generator=camera|camera, with commas between them
 ) -> Protocol:

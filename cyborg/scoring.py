@@ -43,6 +43,7 @@ from cyborg.evaluation import (
 from .figures import overlay
 from cyborg.manifest import (
     IMAGE_SUFFIXES,
+    ManifestError,
     atomic_path,
     manifest_root,
     read_table,
@@ -80,7 +81,10 @@ def _listed(
     if taken := sorted({*_COLUMNS, "file"} & set(table)):
         raise ScoringError(f"{path} has the columns {taken}, which scoring writes; rename them")
     start = manifest_root(path, root)
-    return table.assign(file=[str(safe_path(start, name)) for name in table["image"]])
+    try:
+        return table.assign(file=[str(safe_path(start, name)) for name in table["image"]])
+    except ManifestError as error:
+        raise ScoringError(f"{path}: {error}") from error
 
 
 _COLUMNS = ("score", "predicted", "calibrated", "reason")

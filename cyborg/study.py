@@ -50,8 +50,8 @@ from cyborg.manifest import (
     did_you_mean,
     manifest_root,
     over_files,
+    parse_protocol,
     read_manifest,
-    read_protocol,
     read_table,
     runs_root,
     usable_cores,
@@ -658,7 +658,7 @@ def _read_places(
         places["manifest"], places.get("root"), synthetic=places.get("synthetic", "")
     )
     return with_protocol(
-        manifest, *read_protocol(places.get("seen", ""), places.get("counterparts", ""))
+        manifest, *parse_protocol(places.get("seen", ""), places.get("counterparts", ""))
     )
 
 # %% ../nbs/10_study.ipynb #9083c267

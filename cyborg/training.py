@@ -76,9 +76,9 @@ from cyborg.manifest import (
     atomic_path,
     data_name,
     did_you_mean,
+    parse_protocol,
     positive_class,
     read_manifest,
-    read_protocol,
     runs_root,
     validate,
     with_protocol,
@@ -240,7 +240,7 @@ def _check_values(config: RunConfig) -> None:
                 f"expected one of {', '.join(allowed)}"
             )
     try:
-        read_protocol(config.seen, config.counterparts)
+        parse_protocol(config.seen, config.counterparts)
     except ManifestError as error:
         raise SettingsError(str(error)) from error
     _check_guidance(config)
@@ -1144,7 +1144,7 @@ def check_run(
     Raises `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, `CacheError`.
     """
     manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
-    stated = with_protocol(manifest, *read_protocol(config.seen, config.counterparts))
+    stated = with_protocol(manifest, *parse_protocol(config.seen, config.counterparts))
     warnings = [found.text for found in validate(stated)] + check_settings(config, manifest)
     templates = partial(_templates, manifest, config)
     network = build_network(config, len(manifest.classes), templates=templates)
@@ -1196,7 +1196,7 @@ def train(
     manifest, network, warnings = check_run(config)
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, reason = choose_precision(network, accelerator.device, config.precision)
-    seen = read_protocol(config.seen, config.counterparts).seen
+    seen = parse_protocol(config.seen, config.counterparts).seen
     record = {
         "settings": dataclasses.asdict(config) | {"size": network.size},
         "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},

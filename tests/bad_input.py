@@ -336,7 +336,54 @@ def _call(module: str, name: str, *arguments: Any) -> Callable[[Path], Any]:
     return read
 
 
+VISER = [
+    {
+        "irisImageLink": f"{i}.png",
+        "label": ("Live", "Spoof")[i % 2],
+        "attackType": ("Live", "Print")[i % 2],
+        "saliencyMaps": {"Gaze": f"Gaze/{i}.png"},
+    }
+    for i in range(20)
+]
+
+
+def _bench(folder: Path) -> Path:
+    found: dict = {"FF-real": {}, "FF-DF": {}}
+    for kind in found:
+        for split in ("train", "test"):
+            name = f"{kind}/{split}.png"
+            found[kind][split] = {split: {"label": kind, "frames": [name]}}
+            _write(folder / name, b"x")
+    return _write(folder / "list.json", json.dumps({"FF-DF": found}))
+
+
+def _ai_face(folder: Path) -> Path:
+    for name in ("AttGAN/1.png", "FFHQ/2.png"):
+        _write(folder / name, b"x")
+    return _write(folder / "test.csv", "Image Path,Target\nAttGAN/1.png,1\nFFHQ/2.png,0\n")
+
+
 READERS: dict[str, Reader] = {
+    "importers.viser": Reader(
+        lambda folder: _write(folder / "v.json", json.dumps(VISER)),
+        lambda path: __import__("cyborg.importers").importers.viser(str(path), kind="Gaze"),
+    ),
+    "importers.deepfakebench": Reader(
+        _bench,
+        lambda path: __import__("cyborg.importers").importers.deepfakebench(
+            str(path), root=str(path.parent)
+        ),
+    ),
+    "importers.ai_face": Reader(
+        _ai_face,
+        lambda path: __import__("cyborg.importers").importers.ai_face(
+            str(path), root=str(path.parent)
+        ),
+    ),
+    "scoring.find_pictures": Reader(
+        _csv("m.csv", MANIFEST),
+        lambda path: __import__("cyborg.scoring").scoring.find_pictures([path]),
+    ),
     "manifest.read_table": Reader(_csv("m.csv", MANIFEST), _call("manifest", "read_table")),
     "manifest.read_manifest": Reader(_csv("m.csv", MANIFEST), _call("manifest", "read_manifest")),
     "manifest.read_manifest parquet": Reader(
