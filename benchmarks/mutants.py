@@ -194,7 +194,7 @@ def named(module: str, source: str) -> dict[str, str]:
 
 
 def verdict(module: str, source: str, tests: list[str], timeout: float, words: str) -> str:
-    "seen, survived, or timeout (which counts as seen): what the tests say of a changed module."
+    "seen, survived, or timeout, which says nothing: what the tests say of a changed module."
     with tempfile.TemporaryDirectory(prefix="mutant-") as temporary:
         tree = Path(temporary)
         for name in ("cyborg", "tests", "nbs"):
@@ -245,7 +245,7 @@ def main() -> None:
     survivors = [name for name in bugs if results.get(name) == "survived"]
     print(
         f"{given.module}: {told.count('survived')} of {len(told)} survived, "
-        f"{told.count('not tried')} not tried; kept in {kept}"
+        f"{told.count('timeout')} took too long, {told.count('not tried')} not tried; kept in {kept}"
     )
     print(*survivors, sep="\n")
     raise SystemExit(bool(survivors))
