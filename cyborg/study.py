@@ -1509,7 +1509,7 @@ def _runs_table(
     table.insert(len(KEYS), "name", [path.name for path in table.pop("folder")])
     runs, known = study_runs(study), {one.run.config.name: one for one in taken}
     origins = [_record(run).get("provenance", {}) for run in runs]
-    for name in ("commit", "code_digest", "positive"):
+    for name in ("commit", "code_digest", "positive", "set"):
         table[name] = [origin.get(name) or "" for origin in origins]
     table["cells"] = [known[n].found.cells if n in known else "" for n in table["name"]]
     table["differs"] = [known[n].differs if n in known else "" for n in table["name"]]

@@ -458,6 +458,12 @@ def _git_commit() -> str:  # empty outside a checkout
         return ""
 
 # %% ../nbs/08_training.ipynb #aea74cc3
+def _set_name(manifest: Manifest) -> str:
+    "What the images are known as, where the manifest says it of all of them in the column `set`."
+    names = manifest.table["set"].unique() if "set" in manifest.table else [""]
+    return str(names[0]) if len(names) == 1 else ""
+
+
 def provenance(
     manifest: Manifest,
     warnings: list[str],  # what the audit of the manifest found
@@ -471,6 +477,7 @@ def provenance(
         "classes": list(manifest.classes),
         "positive": positive_class(manifest, synthetic),
         "images": manifest.table["split"].value_counts().to_dict(),
+        "set": _set_name(manifest),
         "training_sources": sorted({*manifest.seen, *seen}),
         "warnings": warnings,
         "code_digest": code_digest(),
