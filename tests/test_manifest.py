@@ -24,6 +24,7 @@ from cyborg.manifest import (
     CLASSES,
     COLUMNS,
     SPLITS,
+    DamagedError,
     Manifest,
     ManifestError,
     atomic_path,
@@ -32,14 +33,18 @@ from cyborg.manifest import (
     data_root,
     default_classes,
     group_split,
+    name_fault,
     over_files,
     positive_class,
     read_folders,
+    read_json,
     read_manifest,
     read_released,
     read_table,
+    require_bool,
     runs_root,
     safe_path,
+    sweep_parts,
     validate,
     with_protocol,
     write_manifest,
@@ -157,9 +162,90 @@ def test_atomic_path_where_nothing_was_written(tmp_path):
         pass
 
 
+HOLDING = """
+import sys, time
+from cyborg.manifest import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_live_one_writes_stays(tmp_path):
+    command = [sys.executable, "-c", HOLDING, str(tmp_path / "a.csv")]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        assert all(writer.stdout.readline() == b"writing\n" for writer in writers)
+        killed = next(tmp_path.glob(f".a.*-{writers[0].pid}-*.part.csv"))
+        writers[0].kill()
+        writers[0].wait()
+        with atomic_path(tmp_path / "b.csv") as temporary:  # the first write here sweeps
+            temporary.write_text("whole")
+        assert not killed.exists() and len(list(tmp_path.glob(f".a.*-{writers[1].pid}-*"))) == 1
+        sweep_parts(tmp_path, ["a"])  # as the holder of a lock, who knows that nobody writes it
+        assert [path.name for path in tmp_path.iterdir()] == ["b.csv"]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+
+
+def test_a_temporary_file_of_another_machine_goes_after_a_day(tmp_path):
+    names = [".a.0123abcd-1-0123456789ab.part.npz", ".a.0123456789ab.part"]  # the old form, too
+    others = [".hidden", ".a.part", "a.0123456789ab.part", ".a.0123456789ab.partial"]
+    for name in (*names, *others):
+        (tmp_path / name).touch()
+    sweep_parts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *others}
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 90_000,) * 2)
+    sweep_parts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
 def test_atomic_path_of_a_very_long_name(tmp_path):
     with atomic_path(tmp_path / ("x" * 250 + ".csv")) as temporary:
         temporary.write_text("1")
+
+
+def test_atomic_path_of_a_long_name_of_wide_letters(tmp_path):
+    with atomic_path(tmp_path / ("ゾ" * 80 + ".csv")) as temporary:  # 244 bytes of 255
+        temporary.write_text("x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "", " ", "...", "-", "a/b", "/a", "a\\b", "C:a", ".git", "a.", "a ", " a", "CON"]
+    + ["lpt1.txt", "a\0", "a\nb", "\u200b", "\u3164", "\u00a0", "a\u202eb", "a*", "x" * 201],
+)
+def test_a_name_that_may_be_another_folder_or_none_is_refused(name):
+    assert name_fault(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "faces-resnet50.a1_in1k-cyborg-seed0", "a (2)", "ゾウ", "comma"]
+)
+def test_a_plain_name_is_taken(name):
+    assert name_fault(name) == ""
+
+
+@pytest.mark.parametrize("value", ["false", "False", "", 0, 1, None])
+def test_only_a_truth_value_may_throw_files_away(value):
+    with pytest.raises(ValueError, match=r"overwrite is .*, expected True or False"):
+        require_bool(overwrite=value)
+    require_bool(overwrite=np.bool_(True))
+
+
+def test_damaged_json_is_told_with_its_path(tmp_path):
+    path = tmp_path / "a.json"
+    for content in (b"", b"{", b"\xff\xfe\x00", b"\x89PNG", b"[]", b"3", b"[" * 99_999):
+        path.write_bytes(content)
+        with pytest.raises(DamagedError, match=r"a\.json is damaged.*nothing was changed; do this"):
+            read_json(path, "do this")
+    path.write_text('{"a": [1]}', encoding="utf-16")
+    assert read_json(path, "") == {"a": [1]}
 
 
 def test_roots(tmp_path, monkeypatch):
