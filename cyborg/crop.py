@@ -46,6 +46,7 @@ from cyborg.manifest import (
     read_folders,
     read_manifest,
     read_table,
+    require_bool,
     safe_path,
     usable_cores,
     write_manifest,
@@ -522,6 +523,7 @@ class Ledger:
         overwrite: bool = False,  # throw away results of other settings
     ):
         self.path = Path(path)
+        require_bool(overwrite=overwrite)
         text = json.dumps(settings, sort_keys=True)
         with closing(_open_results(self.path)) as db, db:
             before = db.execute("select text from settings").fetchone()

@@ -33,6 +33,7 @@ from cyborg.manifest import (
     atomic_path,
     data_root,
     read_manifest,
+    require_bool,
     usable_cores,
     write_manifest,
 )
@@ -1145,6 +1146,17 @@ def _finished(root, wanted, replace=False):
     return not differ
 
 
+def _refuse_strangers(root, made):
+    "Refuse to replace a folder in which lies what a new set has not."
+    there = {path.name for path in root.iterdir()} if root.exists() else set()
+    if strange := sorted(there - {path.name for path in made.iterdir()}):
+        shown = ", ".join(strange[:5])
+        raise FileExistsError(
+            f"{root} holds what is of no demo set ({shown}); nothing was removed; move it away, or "
+            "name another root"
+        )
+
+
 def _sweep(root):
     "Remove what makers of this set that were killed left behind, once it is a day old."
     for folder in root.parent.glob(f".{root.name}-making-*"):
@@ -1162,6 +1174,7 @@ def make_demo(
 ) -> Manifest:
     "Draw the demo set, or return it if `root` holds it already."
     _check(n, size, seed, workers)
+    require_bool(replace=replace)
     root = Path(data_root() / "demo" if root is None else root).resolve()
     wanted = _settings(n, size, seed)
     if not _finished(root, wanted, replace):
@@ -1173,6 +1186,7 @@ def make_demo(
             _write_demo(folder, n, size, seed, workers)
             folder.chmod(0o755)  # mkdtemp keeps others out
             if not _finished(root, wanted, replace):  # someone else may have been faster
+                _refuse_strangers(root, folder)
                 shutil.rmtree(root, ignore_errors=True)
                 folder.rename(root)
         finally:

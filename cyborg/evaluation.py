@@ -41,7 +41,10 @@ from cyborg.manifest import (
     atomic_path,
     default_classes,
     did_you_mean,
+    read_json,
     reading,
+    require_bool,
+    sweep_parts,
 )
 from .released import parse_quirks, released_score
 from .saliency import RunningMean, agreement
@@ -221,15 +224,27 @@ def _write_shard(
 def _finished_shards(
     folder: Path,  # where the parts are kept
 ) -> list[Path]:
-    "The shards that follow each other from row 0 on; what lies beyond a gap is not used."
+    "The whole shards that follow each other from row 0 on; what lies beyond a gap is not used."
     shards, row = [], 0
     for path in sorted(folder.glob("rows-*.parquet")):
-        if _shard_rows(path)[0] == row:
+        if _shard_rows(path)[0] == row and _is_whole(path):
             shards.append(path)
             row = _shard_rows(path)[1]
     return shards
 
 # %% ../nbs/09_evaluation.ipynb #0d414ee2
+def _is_whole(
+    path: Path,  # of a shard
+) -> bool:
+    "Whether a shard can be read, with its maps and means beside it; others are made again."
+    try:
+        RunningMean.load(path.with_suffix(".npz"))
+        maps = np.load(path.with_suffix(".npy"), allow_pickle=False)
+        return len(maps) == pq.read_metadata(path).num_rows
+    except (ValueError, OSError, EOFError, pa.ArrowException):
+        return False
+
+
 def _shard_rows(
     path: Path,  # of a shard
 ) -> tuple[int, int]:  # first row of the manifest it stands for, and the row after the last
@@ -326,15 +341,23 @@ def _evaluation_settings(
     return settings if score == "softmax" else settings | {"score": score}  # as files had it
 
 # %% ../nbs/09_evaluation.ipynb #f1a60961
+def _run_settings(
+    folder: Path,  # a run folder, or one in it
+) -> dict[str, Any] | None:  # None outside of run folders
+    "The settings of the run that a folder belongs to."
+    for place in (folder, *folder.absolute().parents[:2]):
+        if (path := place / "config.json").is_file():
+            found = read_json(path, "put a copy back, or remove the run folder").get("settings")
+            return found if isinstance(found, dict) else None
+    return None
+
+
 def _run_score(
     folder: Path,  # a run folder, or one in it
 ) -> str:  # one of SCORES
     "The score that a run's quirks ask for; softmax outside of run folders."
-    for place in (folder, *folder.absolute().parents[:2]):
-        if (path := place / "config.json").is_file():
-            settings = json.loads(path.read_text()).get("settings", {})
-            return SCORES["score" in parse_quirks(settings.get("quirks", ""))]
-    return SCORES[0]
+    settings = _run_settings(folder) or {}
+    return SCORES["score" in parse_quirks(settings.get("quirks", ""))]
 
 
 def _refuse_other(
@@ -365,7 +388,7 @@ def _open_predictions(
         size = path.stat().st_size
         raise PredictionsError(
             f"{path} is cut short or no Parquet file ({size:,} bytes: {error}); "
-            "predict makes it anew with overwrite=True"
+            "nothing was changed; predict makes it anew with overwrite=True"
         ) from error
     metadata = file.schema_arrow.metadata or {}
     if NOTE not in metadata:
@@ -394,7 +417,11 @@ def read_predictions(
         raise PredictionsError(
             f"columns {unknown} are not in {path}, which has {file.schema_arrow.names}"
         )
-    with reading(path, "a whole file of predictions", PredictionsError):
+    with reading(
+        path,
+        "a whole file of predictions (predict makes it anew with overwrite=True)",
+        PredictionsError,
+    ):
         table = file.read(columns).to_pandas()
     table.attrs.update(note)
     return table
@@ -573,21 +600,53 @@ def _begin(
     parts = folder / PARTS
     path = parts / "settings.json"
     if path.exists():
-        _refuse_other(json.loads(path.read_text()), settings, parts)
+        remedy = f"remove {parts} and start again, or predict with overwrite=True"
+        _refuse_other(read_json(path, remedy), settings, parts)
+    else:
+        _remove_parts(folder)  # shards of which nothing says whose they are
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(settings))
+    for place in (folder, parts):
+        sweep_parts(place)
     for stale in parts.glob("scratch-*"):
         shutil.rmtree(stale, ignore_errors=True)
     return parts
 
-# %% ../nbs/09_evaluation.ipynb #841fadc7
-def _remove_predictions(
+# %% ../nbs/09_evaluation.ipynb #53f84340
+def _refuse_strangers(
     folder: Path,
 ) -> None:
-    "Remove what `predict` wrote, the file that says all is there first."
+    "PredictionsError where nothing says that files of our names are of an evaluation."
+    there = [name for name in FILES if (folder / name).exists()]
+    ours = len(there) in (0, len(FILES)) or (folder / PARTS / "settings.json").is_file()
+    if not ours and _run_settings(folder) is None:
+        if FILES[-1] not in there:
+            raise PredictionsError(
+                f"{folder} holds {' and '.join(there)}, and no {FILES[-1]} that says an evaluation "
+                "wrote it; nothing was changed; move it away, or choose another folder"
+            )
+        _open_predictions(folder / FILES[-1])
+
+
+def _remove_parts(
+    folder: Path,
+) -> None:
+    "Remove what an evaluation under way wrote, the settings that say whose it is last."
+    parts = folder / PARTS
+    for pattern in ("scratch-*", "rows-*", *FILES, "settings.json"):
+        for path in parts.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _remove_predictions(
+    folder: Path,
+    settings: Mapping,  # of the evaluation that takes their place
+) -> None:
+    "Remove what `predict` wrote, of its files the one that says all is there first."
+    _remove_parts(folder)
+    _begin(folder, settings)
     for name in reversed(FILES):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 # %% ../nbs/09_evaluation.ipynb #c8cb9445
 def predict(
@@ -605,14 +664,16 @@ def predict(
     overwrite: bool = False,  # throw away what is there, finished or not
 ) -> Path:  # folder/predictions.parquet, beside saliency.npy, mean_maps.npz and excluded.csv
     "Score a manifest, or go on where that was interrupted; returns at once when it is done."
+    require_bool(overwrite=overwrite, channels_last=channels_last)
     counts = {"batch_size": batch_size, "workers": workers, "shard_size": shard_size}
     folder, how = Path(folder), {"which": which, "precision": precision}
     score = _run_score(folder) if score is None else score
     _check_request(network, manifest, score=score, **how, **counts)
     _prediction_schema(manifest.table.columns, len(manifest.classes))
     settings = _evaluation_settings(network, manifest, score=score, **how)
+    _refuse_strangers(folder)
     if overwrite:
-        _remove_predictions(folder)
+        _remove_predictions(folder, settings)
     if not _is_finished(folder, settings):
         parts = _begin(folder, settings)
         with evaluation_mode(network, channels_last), warnings.catch_warnings():

@@ -16,7 +16,6 @@ __all__ = ['GRID', 'VIEWS', 'SORTS', 'MARK_COLOURS', 'PAGE', 'LARGE', 'SEEDS', '
 # %% ../nbs/13a_explore.ipynb #0e79bca9
 import hashlib
 import html
-import json
 import tempfile
 import time
 import warnings
@@ -92,7 +91,7 @@ from .runner import run_state
 from .saliency import agreement, read_map, resize_map
 from .scorers import predicted_with
 from .statistics import auc_intervals, rates_at, roc_band
-from .training import load_run, run_config
+from .training import load_run, read_history, run_config, run_record
 from .widgets import DropZone, FigureHost
 
 # %% ../nbs/13a_explore.ipynb #c4b2ff06
@@ -108,7 +107,7 @@ class RunView:
         folder: str | Path,  # a run folder with config.json
     ):
         self.folder = Path(folder)
-        self.record = json.loads((self.folder / "config.json").read_text())
+        self.record = run_record(self.folder)
         self.settings = self.record["settings"]
         self.scenario = run_config(self.settings).scenario
         self.data = data_name(self.settings["manifest"])
@@ -162,7 +161,7 @@ def history(
     "The history as it is now, for runs that train."
     path = self.folder / "history.csv"
     if (stamp := file_stamp(path)) != self._history[0]:
-        self._history = stamp, pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        self._history = stamp, read_history(self.folder) if path.is_file() else pd.DataFrame()
     return self._history[1]
 
 

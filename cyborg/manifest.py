@@ -4,36 +4,43 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'METRICS', 'PREDICTED', 'SUMMARIES', 'NO_SOURCES', 'SPLITS', 'CLASSES', 'LABEL_WORDS',
-           'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError', 'safe_path', 'atomic_path', 'content_hash',
-           'reading', 'data_root', 'runs_root', 'check_columns', 'usable_cores', 'did_you_mean', 'label_word',
-           'default_classes', 'class_names', 'Manifest', 'positive_class', 'Finding', 'read_table', 'data_name',
-           'manifest_root', 'read_manifest', 'write_manifest', 'with_protocol', 'Protocol', 'parse_protocol',
-           'over_files', 'guess_from', 'audit', 'validate', 'group_split', 'read_folders', 'read_released']
+           'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError', 'safe_path', 'name_fault', 'require_bool',
+           'sweep_parts', 'atomic_path', 'DamagedError', 'read_json', 'content_hash', 'reading', 'data_root',
+           'runs_root', 'check_columns', 'usable_cores', 'did_you_mean', 'label_word', 'default_classes', 'class_names',
+           'Manifest', 'positive_class', 'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest',
+           'write_manifest', 'with_protocol', 'Protocol', 'parse_protocol', 'over_files', 'guess_from', 'audit',
+           'validate', 'group_split', 'read_folders', 'read_released']
 
-# %% ../nbs/00a_manifest.ipynb #18a7306a
+# %% ../nbs/00a_manifest.ipynb #7617faf1
 import errno
 import hashlib
+import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
 import stat
 import struct
+import time
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from csv import QUOTE_ALL
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import psutil
 from pyarrow.parquet import read_schema
 from tqdm.auto import tqdm
 
@@ -75,6 +82,77 @@ def safe_path(
         raise ManifestError(f"path {str(name)!r} {fault}; wanted one relative to {root}")
     return Path(root, name)
 
+# %% ../nbs/00a_manifest.ipynb #d70c7d14
+_NAME_FAULTS = {  # what is wrong with the name of one folder or file -> pattern
+    "holds no letter or digit": r"^[\W_\u115f\u1160\u3164\uffa0]*$",
+    "holds a character that names may not hold everywhere": r'[/\\:*?"<>|]',
+    "begins with a dot, as hidden files do": r"^\.",
+    "begins or ends with a blank, or ends with a dot": r"^\s|[\s.]$",
+    "is a device on Windows": r"(?i)^(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?$",
+}
+
+
+def name_fault(
+    name: str,  # of one folder or file
+) -> str:  # what is wrong with it, "" when nothing is
+    "Why a name may not become a folder: it could be another one, or none on another system."
+    if name and not name.isprintable():
+        return "holds an invisible character"
+    if len(name.encode()) > 200:  # of 255, so that something may be added
+        return "is longer than 200 bytes"
+    return next((why for why, pattern in _NAME_FAULTS.items() if re.search(pattern, name)), "")
+
+# %% ../nbs/00a_manifest.ipynb #1b662849
+def require_bool(
+    **given: Any,  # arguments by name
+) -> None:
+    "Refuse an argument that is neither True nor False."
+    for name, value in given.items():
+        if not isinstance(value, bool | np.bool_):
+            came = f"{value!r} ({type(value).__name__})"
+            raise ValueError(f"{name} is {came}, expected True or False")
+
+# %% ../nbs/00a_manifest.ipynb #f8dca7e7
+@lru_cache
+def _machine() -> str:  # 8 hexadecimal digits
+    "This machine, and in a container the container: where a process's number means something."
+    space = Path("/proc/self/ns/pid")
+    inner = str(space.stat().st_ino) if space.exists() else ""
+    return hashlib.sha256(f"{platform.node()} {inner}".encode()).hexdigest()[:8]
+
+
+_PART = re.compile(
+    r"\.(?P<stem>.*)\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?[0-9a-f]{12}\.part(?:\.[^.]*)?"
+)
+_DAY = 86400  # seconds after which nobody writes a file any more
+
+
+def _abandoned(
+    path: Path,
+    held: Sequence[str],  # as for `sweep_parts`
+) -> bool:
+    "Whether a file is a temporary one whose writer is gone."
+    if not (found := _PART.fullmatch(path.name)):
+        return False
+    if any(fnmatch(found["stem"], pattern) for pattern in held):
+        return found["machine"] != _machine() or int(found["process"]) != os.getpid()
+    if time.time() - path.stat().st_mtime > _DAY:
+        return True
+    return found["machine"] == _machine() and not psutil.pid_exists(int(found["process"]))
+
+
+def sweep_parts(
+    folder: str | Path,  # which need not exist
+    held: Sequence[str] = (),  # patterns of file stems that nobody else may write now
+) -> None:
+    "Remove the temporary files that killed writers left in a folder."
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+        for path in (Path(folder, name) for name in names):
+            with suppress(OSError):  # of another user, or gone meanwhile: no reason to stop
+                if _abandoned(path, held):
+                    path.unlink()
+
 # %% ../nbs/00a_manifest.ipynb #18758ea7
 _LEAST_ROOM = 1 << 20  # bytes; with less a writer's error is the disk's
 
@@ -92,6 +170,9 @@ def _full_disk(
     return OSError(errno.ENOSPC, f"{told} in {path.parent}; what was there before is kept")
 
 # %% ../nbs/00a_manifest.ipynb #665310bd
+_SWEPT: set[Path] = set()  # folders this process has swept
+
+
 @contextmanager
 def atomic_path(
     path: str | Path,  # file to make or replace; missing folders are made
@@ -99,7 +180,12 @@ def atomic_path(
     "Write a file that appears whole or not at all; an error in the block leaves nothing behind."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:99]}.{secrets.token_hex(6)}.part{path.suffix}")
+    if path.parent not in _SWEPT:  # what writers left that were killed here before
+        _SWEPT.add(path.parent)
+        sweep_parts(path.parent)
+    stem = path.stem.encode()[:99].decode(errors="ignore")
+    mark = f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
+    temporary = path.with_name(f".{stem}.{mark}.part{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -117,6 +203,27 @@ def atomic_path(
             os.fsync(folder)
         finally:
             os.close(folder)
+
+# %% ../nbs/00a_manifest.ipynb #ba4907da
+class DamagedError(ValueError):
+    """A file that is cut short, empty, or not what its name says; nothing was changed."""
+
+
+def read_json(
+    path: str | Path,
+    remedy: str,  # what to do where it is damaged
+) -> dict[str, Any]:
+    "The object in a JSON file; DamagedError with the path where there is none."
+    content = Path(path).read_bytes()
+    try:
+        found = json.loads(content)
+        wrong = "" if isinstance(found, dict) else f"a {type(found).__name__}, no object"
+    except (ValueError, RecursionError) as error:
+        wrong = str(error)
+    if wrong:
+        told = f"{path} is damaged or no JSON ({len(content):,} bytes: {wrong})"
+        raise DamagedError(f"{told}; nothing was changed; {remedy}")
+    return found
 
 # %% ../nbs/00a_manifest.ipynb #345ce4e1
 def content_hash(

@@ -62,6 +62,7 @@ from cyborg.statistics import (
     roc_corners,
     two_level,
 )
+from .training import run_record
 
 # %% ../nbs/09e_measures.ipynb #640112ad
 VALIDATION = "validation"  # folder in a run folder: the predictions of the validation split
@@ -470,7 +471,7 @@ def measured(
 ) -> Measured:
     "Everything a report needs of a run, from one reading of its predictions."
     folder = Path(folder)
-    seen = json.loads((folder / "config.json").read_text())["provenance"]["training_sources"]
+    seen = run_record(folder, "training_sources")["provenance"]["training_sources"]
     test, validation = _read(folder, _TESTED), None
     if (folder / VALIDATION / FILES[-1]).exists():
         validation = _read(folder / VALIDATION, _SCORED)
@@ -842,8 +843,8 @@ def _study_people(
     cells: str,  # "7x7"
 ) -> tuple[AnnotatorMaps, dict]:  # and what tells of a change
     "The annotators of one set of images, or those that were read before."
-    record = json.loads((run / "config.json").read_text())
-    settings, classes = record["settings"], record.get("provenance", {}).get("classes")
+    record = run_record(run)
+    settings, classes = record["settings"], record["provenance"].get("classes")
     manifest = read_manifest(settings["manifest"], settings["root"] or None, classes)
     path = find_annotations(Path(settings["manifest"]).parent, manifest.root)
     stamp = file_stamp(Path(settings["manifest"]), path) | {"code": measures_digest()}

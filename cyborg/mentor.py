@@ -22,7 +22,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,12 +30,13 @@ from .data import Batch, ImageDataset, make_loader, open_cache
 from .figures import TEMPLATE
 from cyborg.manifest import (
     Manifest,
-    atomic_path,
     content_hash,
     data_name,
     group_split,
+    name_fault,
     read_manifest,
     reading,
+    require_bool,
     runs_root,
 )
 from .map_sources import MapSource, best_device, network_maps, teacher_maps
@@ -50,14 +50,17 @@ from cyborg.models import (
 )
 from .saliency import cc, unit_range
 from cyborg.training import (
+    AUTOENCODERS,
     Progress,
     SettingsError,
     State,
     choose_precision,
+    is_complete,
+    join_run,
     load_state,
-    provenance,
+    new_record,
     run_folder,
-    save_state,
+    save_run,
     set_seed,
 )
 
@@ -182,8 +185,9 @@ class MentorConfig:
     @property
     def folder(self) -> Path:  # absolute; one level below the run folders, which have other files
         "Where everything is written."
-        name = self.name or f"{data_name(self.manifest)}-{self.arch}-seed{self.seed}"
-        return runs_root(self.runs or None) / "autoencoders" / name
+        arch = self.arch.replace("/", "_")
+        name = self.name or f"{data_name(self.manifest)}-{arch}-seed{self.seed}"
+        return runs_root(self.runs or None) / AUTOENCODERS / name
 
 # %% ../nbs/12d_mentor.ipynb #217a3f22
 def _check_settings(config: MentorConfig) -> None:
@@ -196,6 +200,8 @@ def _check_settings(config: MentorConfig) -> None:
     for name, least in wanted.items():
         if getattr(config, name) < least:
             raise SettingsError(f"{name} is {getattr(config, name)}, expected at least {least}")
+    if fault := name_fault(config.name) if config.name else "":
+        raise SettingsError(f"name is {config.name!r}, which {fault}; expected a plain folder name")
     if not (config.lr > 0 and 0 < config.holdout < 1):
         came = f"lr is {config.lr}, holdout is {config.holdout}"
         raise SettingsError(f"{came}, expected above 0, and a share in (0, 1)")
@@ -286,21 +292,26 @@ def mean_map_loss(
     return float(np.square(unit_range(datasets["val"].human) - mean).mean())
 
 # %% ../nbs/12d_mentor.ipynb #fcf9f68f
+_WEIGHTS = ("autoencoder", "encoder")  # stems of the files of weights
+
+
+def _best_maps_epoch(
+    history: list[dict[str, float]],  # a row an epoch
+) -> int:  # from 1; 0: none yet
+    "The last epoch with the lowest validation loss."
+    losses = [row["val_loss"] for row in history]
+    lowest = [i for i, loss in enumerate(losses, 1) if loss <= min(losses[:i])]
+    return max(lowest, default=0)
+
+
 def save_maps_epoch(
     state: State,
     folder: Path,
 ) -> None:
-    "Best weights, checkpoint, history, in this order."
-    losses = [row["val_loss"] for row in state.history]
-    if losses[-1] <= min(losses):
-        model = state.network
-        states = {"autoencoder": model.state_dict(), "encoder": encoder_weights(model)}
-        for name, weights in states.items():
-            with atomic_path(folder / f"{name}.safetensors") as temporary:
-                save_file({k: v.contiguous() for k, v in weights.items()}, temporary)
-    save_state(state, folder)
-    with atomic_path(folder / "history.csv") as temporary:
-        pd.DataFrame(state.history).to_csv(temporary, index=False)
+    "Write all there is after an epoch."
+    model = state.network
+    weights = {"autoencoder": model.state_dict(), "encoder": encoder_weights(model)}
+    save_run(state, folder, _best_maps_epoch(state.history), weights)
 
 # %% ../nbs/12d_mentor.ipynb #1a6b80f7
 def fit_maps(
@@ -342,13 +353,15 @@ def fit_maps(
 def train_autoencoder(
     config: MentorConfig,
     callbacks: Iterable[Callable[[pd.DataFrame], None]] = (),  # called with the history so far
-    overwrite: bool = False,  # throw away what the folder holds
+    overwrite: bool = False,  # throw away the run that the folder holds
 ) -> Path:  # the folder: encoder.safetensors, autoencoder.safetensors, history.csv, config.json
     """MENTOR's first round: train, or continue a killed run, or return a finished one.
 
     Raises before training: `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, and
-    `FileExistsError` if the folder holds a run with other settings or data, or is in use.
+    `FileExistsError` if the folder holds a run with other settings or data, or is in use;
+    `DamagedError` if a file in it is cut short.
     """
+    require_bool(overwrite=overwrite)
     manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
     annotated_split(manifest, config.holdout, config.seed)
     network = make_network(config.arch, 2, config.size, config.weights, config.seed)
@@ -357,18 +370,19 @@ def train_autoencoder(
     if accelerator.num_processes > 1:
         raise SettingsError(f"{accelerator.num_processes} processes, an autoencoder trains in one")
     precision, reason = choose_precision(network, accelerator.device, config.precision)
-    record = {
-        "settings": dataclasses.asdict(config) | {"size": network.size},
-        "resolved": {"precision": precision, "reason": reason, "device": str(accelerator.device)},
-        "provenance": provenance(manifest, [], config.synthetic),
-    }
-    with run_folder(config.folder, record, accelerator, overwrite) as folder:
+    settings = dataclasses.asdict(config) | {"size": network.size}
+    record = new_record(settings, manifest, [], (precision, reason), accelerator.device)
+    with run_folder(config.folder, record, accelerator, overwrite, _WEIGHTS) as folder:
+        if is_complete(folder, config.epochs):
+            return folder
         datasets = map_datasets(manifest, model, config)
         model = model.to(accelerator.device, memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(model.parameters(), config.lr)
         steady = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         state = State(model, optimizer, steady, [])
         load_state(state, folder)
+        best = _best_maps_epoch(state.history)
+        join_run(state, folder, record, config.epochs, best, accelerator)
         fit_maps(state, datasets, config, precision, folder, callbacks)
     return folder
 

@@ -37,7 +37,7 @@ from cyborg.evaluation import (
     predict,
     read_predictions,
 )
-from .manifest import COLUMNS, Manifest, atomic_path, did_you_mean
+from .manifest import COLUMNS, Manifest, atomic_path, did_you_mean, require_bool
 from .models import Output
 from .pictures import read_picture
 from .saliency import cc, is_flat, resize_map, sim
@@ -588,6 +588,7 @@ def write_robustness(
     **how: Any,  # for `predict`: batch_size, workers, precision
 ) -> pd.DataFrame:  # of `robustness_table`
     "Measure a run under all degradations and write robustness.csv, salience.csv and salience.npz."
+    require_bool(overwrite=overwrite)
     run = Path(run)
     run_robustness(run, manifest, sample=sample, device=device, overwrite=overwrite, **how)
     table = robustness_table(run / FOLDER, seen)

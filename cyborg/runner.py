@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import psutil
 from filelock import FileLock
 
-from .manifest import atomic_path, usable_cores
+from .manifest import DamagedError, atomic_path, read_json, usable_cores
 
 # %% ../nbs/09b_runner.ipynb #3b6031ec
 REPORT, LOG, OUTCOME, RESULT = "report.ipynb", "run.log", "outcome.json", "predictions.parquet"
@@ -49,6 +49,14 @@ def write_outcome(
     return outcome
 
 # %% ../nbs/09b_runner.ipynb #12531046
+def _read_outcome(path: Path) -> Outcome:
+    "How an attempt ended; where the file is damaged, it counts as failed and is tried again."
+    try:
+        return Outcome(**read_json(path, "start again"))
+    except (DamagedError, TypeError) as error:
+        return Outcome(False, f"{path} is damaged: {error}", float("nan"), "")
+
+
 class RunState(NamedTuple):
     "What a run folder tells."
 
@@ -64,9 +72,9 @@ def run_state(
     "Where a run stands, from its files alone."
     folder, epoch, outcome = Path(folder), 0, None
     with suppress(FileNotFoundError):
-        epoch = max(0, len((folder / "history.csv").read_text().splitlines()) - 1)
+        epoch = max(0, (folder / "history.csv").read_bytes().count(b"\n") - 1)
     with suppress(FileNotFoundError):
-        outcome = Outcome(**json.loads((folder / OUTCOME).read_text()))
+        outcome = _read_outcome(folder / OUTCOME)
     if outcome and outcome.finished and (folder / RESULT).is_file():
         return RunState("finished", epoch, "", outcome.seconds)
     if outcome and not outcome.finished:
@@ -181,7 +189,7 @@ def execute(
     "Execute a run, or return at once when it is finished. A run that fails raises nothing."
     folder, start = Path(folder).resolve(), time.monotonic()
     if run_state(folder).state == "finished":
-        return Outcome(**json.loads((folder / OUTCOME).read_text()))
+        return _read_outcome(folder / OUTCOME)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTCOME).unlink(missing_ok=True)
     order = {"folder": str(folder), "notebook": str(notebook), "parameters": dict(parameters)}

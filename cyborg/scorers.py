@@ -62,6 +62,8 @@ from cyborg.manifest import (
     default_classes,
     did_you_mean,
     label_word,
+    read_json,
+    require_bool,
     safe_path,
     usable_cores,
 )
@@ -607,7 +609,8 @@ def _refuse_other(
     settings: Mapping[str, Any],
 ) -> None:
     "PredictionsError where a file holds other settings."
-    there = json.loads(path.read_text()).get("settings", {}) if path.is_file() else settings
+    remedy = f"put a copy back, or use overwrite=True to score anew in {path.parent}"
+    there = read_json(path, remedy).get("settings", {}) if path.is_file() else settings
     differing = [n for n in sorted({*there, *settings}) if there.get(n) != settings.get(n)]
     if differing:
         told = f"{path.parent} holds scores of other settings ({', '.join(differing)} differ)"
@@ -666,6 +669,28 @@ def write_scores(
     return folder / FILES[-1]
 
 # %% ../nbs/09f_scorers.ipynb #4da44ef4
+def _remove_parts(
+    parts: Path,  # folder of the shards
+) -> None:
+    "Remove shards, the settings that say whose they are last."
+    for pattern in ("images-*.parquet", "settings.json"):
+        for path in parts.glob(pattern):
+            path.unlink()
+
+
+def _remove_scores(
+    folder: Path,
+) -> None:
+    "Remove scores; PredictionsError where another than `score_manifest` wrote the folder."
+    path = folder / "config.json"
+    settings = read_json(path, "remove the folder").get("settings", {}) if path.is_file() else {}
+    if path.is_file() and "scorer" not in settings:
+        raise PredictionsError(f"{folder} holds no scores, says {path}; nothing was removed")
+    _remove_parts(folder / PARTS)
+    for name in (FILES[-1], "config.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def score_manifest(
     scorer: Scorer,
     manifest: Manifest,  # one split, of two classes, authentic first
@@ -687,14 +712,15 @@ def score_manifest(
     settings |= {"manifest": manifest.digest, "scorer": dict(scorer.settings)}
     settings = json.loads(json.dumps(settings))  # as it is read back
     parts, done = folder / PARTS, folder / FILES[-1]
+    require_bool(overwrite=overwrite)
     if overwrite:
-        shutil.rmtree(parts, ignore_errors=True)
-        done.unlink(missing_ok=True)
-        (folder / "config.json").unlink(missing_ok=True)
+        _remove_scores(folder)
     _refuse_other(folder / "config.json", settings)
     if done.is_file():
         return done
     _refuse_other(parts / "settings.json", settings)
+    if not (parts / "settings.json").is_file():
+        _remove_parts(parts)  # shards of which nothing says whose they are
     with atomic_path(parts / "settings.json") as temporary:
         temporary.write_text(json.dumps({"settings": settings}))
     found = _score_rest(scorer, manifest, parts, batch_size, shard_size, threads)
@@ -767,7 +793,7 @@ def predicted_with(
     path = Path(folder) / FILES[-1]
     if not path.is_file():
         raise FileNotFoundError(f"there are no predictions {path}")
-    return json.loads(pq.read_schema(path).metadata[NOTE])["settings"]
+    return read_predictions(path, ()).attrs["settings"]
 
 # %% ../nbs/09f_scorers.ipynb #8ad07b85
 def _fuse(

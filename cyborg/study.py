@@ -43,17 +43,21 @@ from .demo import make_demo
 from .evaluation import KEYS
 from .guidance import Imputation
 from cyborg.manifest import (
+    DamagedError,
     Manifest,
     ManifestError,
     atomic_path,
     data_root,
     did_you_mean,
     manifest_root,
+    name_fault,
     over_files,
     parse_protocol,
     read_manifest,
     read_table,
+    require_bool,
     runs_root,
+    sweep_parts,
     usable_cores,
     validate,
     with_protocol,
@@ -98,9 +102,12 @@ from cyborg.training import (
     made_up,
     new_state,
     preset_config,
+    read_history,
     run_codes,
     run_config,
     run_epoch,
+    run_record,
+    run_sessions,
     span,
 )
 
@@ -114,7 +121,7 @@ def _results(
     found: Measured,  # of the folder
 ) -> pd.Series:
     "AUC by generator, their means, and the agreement; named after the scenario."
-    record = json.loads((folder / "config.json").read_text())
+    record = run_record(folder)
     table = found.measures
     aucs = table[table["measure"] == "auc"]
     generators = aucs[aucs["seen"].notna()].sort_values("seen", kind="stable")
@@ -547,10 +554,14 @@ def _check_study(study: Study) -> None:
     _known("setting", study.settings, SETTINGS)
     _known("data of frozen:", study.frozen, tuple(study.data or DEMO))
     frozen = [name for systems in study.frozen.values() for name in systems]
+    columns = [s["map_column"] for s in study.scenarios.values() if s.get("map_column")]
     for name in (study.name, *study.data, *study.scenarios, *frozen):
-        if not _PLAIN.fullmatch(name) or not name.strip("."):
+        if not _PLAIN.fullmatch(name) or name_fault(name):
             raise StudyError(f"name {name!r} makes no folder, expected letters, digits and ._+-")
     _known("missing", [study.missing], ("refuse", "leave_out"))
+    for column in columns:  # which stands in the name of a manifest
+        if fault := name_fault(str(column)):
+            raise StudyError(f"map_column {column!r} {fault}, expected the name of a column")
     if not 0 <= study.least_maps <= 1:
         raise StudyError(f"least_maps is {study.least_maps}, expected a share from 0 to 1")
     if study.robustness < 0:
@@ -886,8 +897,8 @@ def _check_earlier(study: Study) -> None:
 
 def _record(run: StudyRun) -> dict[str, Any]:  # empty where it was not begun
     "What a run's config.json says."
-    path = run.config.folder / "config.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    folder = run.config.folder
+    return run_record(folder, "manifest_digest") if (folder / "config.json").is_file() else {}
 
 
 def _differing(
@@ -1257,6 +1268,9 @@ def _cluster(
     )
 
 # %% ../nbs/10_study.ipynb #2db91fe8
+KEPT = "collected"  # folder in the study folder: what need not be measured again
+
+
 @contextmanager
 def _claimed(study: Study) -> Iterator[None]:
     "Hold the study folder, with study.yaml in it; refused while another process does."
@@ -1266,6 +1280,8 @@ def _claimed(study: Study) -> Iterator[None]:
     except Timeout as error:
         raise StudyError(f"{study.folder}: another process is running this study now") from error
     try:
+        for place in ("", KEPT, "manifests"):
+            sweep_parts(study.folder / place)
         with atomic_path(study.folder / "study.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(_content(study), sort_keys=False))
         yield
@@ -1331,13 +1347,19 @@ def run_study(
 
 # %% ../nbs/10_study.ipynb #b23e270b
 def _fields(record: Mapping[str, Any]) -> dict[str, str]:
-    "What has to be alike in runs that are pooled, beside their settings."
-    provenance = record["provenance"]
+    "What has to be alike in runs that are pooled, beside their settings, over all sessions."
+    sessions = run_sessions(record)
+    versions = [json.dumps(s.get("versions", {}), sort_keys=True) for s in sessions]
+    devices = [s.get("device", "").partition(":")[0] for s in sessions]  # cuda:1 is as cuda:0
     return {
         "code_digest": " ".join(run_codes(record)),
-        "versions": json.dumps(provenance["versions"], sort_keys=True),
-        "precision": record["resolved"]["precision"],
+        "versions": " then ".join(dict.fromkeys(versions)),
+        "precision": " then ".join(dict.fromkeys(s.get("precision", "") for s in sessions)),
+        "device": " then ".join(dict.fromkeys(devices)),
     }
+
+
+_SHOWN = ("precision", "device")  # fields whose values people can read
 
 
 def differences(
@@ -1351,13 +1373,15 @@ def differences(
         "code_digest": "",
         "versions": "",
         "precision": [run.network for run in runs],
+        "device": [run.network for run in runs],
         "manifest_digest": [run.config.manifest for run in runs],
     }
     told = [[] for _ in runs]
     for name, group in groups.items():
         usual = table.groupby(group or (lambda _: 0))[name].transform(lambda v: v.mode()[0])
-        for i in np.flatnonzero(table[name] != usual):
-            told[i].append(name)
+        mixed = table[name].str.contains(" then ", regex=False)  # within one run
+        for i in np.flatnonzero((table[name] != usual) | mixed):
+            told[i].append(f"{name} {table[name][i]}" if name in _SHOWN else name)
     for i, (run, record) in enumerate(zip(runs, records, strict=True)):
         told[i] += _differing(run, record, record["provenance"]["manifest_digest"])
     return pd.Series([", ".join(texts) for texts in told], dtype=object)
@@ -1376,9 +1400,6 @@ def _refuse_mixed(
         )
 
 # %% ../nbs/10_study.ipynb #73f010f8
-KEPT = "collected"  # folder in the study folder: what need not be measured again
-
-
 class _Taken(NamedTuple):
     "A finished run that could be read."
 
@@ -1386,6 +1407,20 @@ class _Taken(NamedTuple):
     found: Measured
     history: pd.DataFrame
     differs: str
+
+
+def _with_records(
+    runs: Sequence[StudyRun],  # finished
+) -> tuple[list[StudyRun], list[dict[str, Any]], list[str]]:  # readable, their records, problems
+    "Runs with their config.json; one that is damaged is left out, and said."
+    found, records, problems = [], [], []
+    for run in runs:
+        try:
+            records.append(_record(run))
+            found.append(run)
+        except DamagedError as error:
+            problems.append(f"{run.config.name}: {error}")
+    return found, records, problems
 
 
 def _taken(
@@ -1400,7 +1435,7 @@ def _taken(
         folder = run.config.folder
         try:
             found = remembered(folder, study.folder / KEPT / f"{run.config.name}.npz")
-            history = pd.read_csv(folder / "history.csv")
+            history = read_history(folder)
         except (ValueError, OSError) as error:
             problems.append(f"{run.config.name}: {error}; delete it and start the study again")
             continue
@@ -1508,7 +1543,12 @@ def _runs_table(
     table = plan(study)
     table.insert(len(KEYS), "name", [path.name for path in table.pop("folder")])
     runs, known = study_runs(study), {one.run.config.name: one for one in taken}
-    origins = [_record(run).get("provenance", {}) for run in runs]
+    origins = []
+    for run in runs:
+        with suppress(DamagedError):  # of which `problems` tells
+            origins.append(_record(run).get("provenance", {}))
+            continue
+        origins.append({})
     for name in ("commit", "code_digest", "positive", "set"):
         table[name] = [origin.get(name) or "" for origin in origins]
     table["cells"] = [known[n].found.cells if n in known else "" for n in table["name"]]
@@ -1544,12 +1584,14 @@ def collect(
     mixed: bool = False,  # pool runs that differ in data, code or settings, and mark them
 ) -> Collected:  # also written into the study folder
     "The tables of all finished runs; runs, baselines and problems are written beside them."
-    finished = [r for r in study_runs(study) if run_state(r.config.folder).state == "finished"]
-    records = [_record(run) for run in finished]
+    require_bool(mixed=mixed)
+    there = [r for r in study_runs(study) if run_state(r.config.folder).state == "finished"]
+    finished, records, damaged = _with_records(there)
     differ = differences(finished, records) if finished else pd.Series(dtype=object)
     if not mixed:
         _refuse_mixed(finished, differ)
     taken, problems = _taken(study, finished, differ)
+    problems = damaged + problems
     measures = [(o.run, o.found.measures.assign(differs=o.differs)) for o in taken]
     tables = {
         "measures": _joined(measures, ["measure", "source", "seen", "value", "reason", "differs"]),
@@ -1621,7 +1663,7 @@ def audit_data(
     return folders
 
 # %% ../nbs/10_study.ipynb #86ff7af3
-_TOLD = (StudyError, ManifestError, NetworkError, WeightsError, SettingsError)  # in words
+_TOLD = (StudyError, ManifestError, NetworkError, WeightsError, SettingsError, DamagedError)
 
 
 @call_parse

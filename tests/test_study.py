@@ -932,3 +932,61 @@ def test_damaged_weights_show_before_a_run_starts(content, tmp_path):
     content["settings"] |= {"weights": "w.pth"}
     with pytest.raises(WeightsError, match=r"w\.pth: not a readable weights file"):
         check_study(make_study(content, tmp_path, tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("field", "values"), [("precision", ("fp32", "bf16")), ("device", ("cpu", "cuda:0"))]
+)
+def test_a_run_gone_on_with_otherwise_is_not_pooled_unless_asked(content, tmp_path, field, values):
+    study = make_study(content, runs=tmp_path)
+    runs = study_runs(study)
+    first = {"precision": "fp32", "device": "cpu", "code_digest": "c0de", "versions": {}}
+    for run in runs:
+        write_finished(run)
+        path = run.config.folder / "config.json"
+        sessions = [first, first | {field: values[run in runs[1:]]}]  # of most runs: mixed
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sessions": sessions}))
+    told = rf"{runs[1].config.name}: {field} {values[0]} then "
+    with pytest.raises(StudyError, match=told):
+        collect(study)
+    marked = collect(study, mixed=True).measures
+    assert all(field in text for text in marked["differs"])
+
+
+def test_gpus_of_one_kind_are_one_device(content, tmp_path):
+    study = make_study(content, runs=tmp_path)
+    for i, run in enumerate(study_runs(study)):
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+        path = run.config.folder / "config.json"
+        session = {"precision": "fp32", "device": f"cuda:{i}", "code_digest": "c", "versions": {}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sessions": [session]}))
+    assert collect(study).problems == []
+
+
+def test_a_run_whose_files_are_damaged_is_told_and_the_rest_is_collected(content, tmp_path):
+    study = make_study(content, runs=tmp_path)
+    runs = study_runs(study)
+    for run in runs:
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+    path = runs[0].config.folder / "config.json"
+    path.write_bytes(path.read_bytes()[:50])
+    found = collect(study)
+    assert len(found.problems) == 1 and str(path) in found.problems[0]
+    assert "collected" in pd.read_csv(study.folder / "runs.csv")
+    outcome = runs[1].config.folder / "outcome.json"
+    outcome.write_text('{"finished": tr')
+    state = run_state(runs[1].config.folder)
+    assert state.state == "failed" and str(outcome) in state.error  # so it is tried again
+
+
+def test_only_true_pools_what_differs(content, tmp_path):
+    with pytest.raises(ValueError, match="mixed is 'false'"):
+        collect(make_study(content, runs=tmp_path), mixed="false")
+
+
+@pytest.mark.parametrize("name", ["..", ".git", "NUL", "a.", ""])
+def test_a_study_is_not_named_as_another_folder(content, tmp_path, name):
+    with pytest.raises(StudyError, match="name"):
+        make_study(content | {"name": name}, runs=tmp_path)
+    with pytest.raises(StudyError):
+        make_study(content | {"scenarios": [{"x": {"map_column": "../../x"}}]}, runs=tmp_path)
