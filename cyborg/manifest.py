@@ -355,12 +355,13 @@ def _as_text(
 _AUTHENTIC = (
     "authentic real genuine bonafide live original pristine natural nature human camera photo"
 )
-_AUTHENTIC += " photograph photographic untampered unaltered unmanipulated"
+_AUTHENTIC += " photograph photographic untampered unaltered unmanipulated nonsynthetic"
 _SYNTHETIC = "synthetic fake generated ai aigenerated computergenerated artificial attack spoof"
 _SYNTHETIC += (
     " presentationattack manipulated deepfake deepfakes morph morphed gan diffusion forged"
 )
 _SYNTHETIC += " forgery tampered altered synthesized synthesised counterfeit inauthentic"
+_SYNTHETIC += " unauthentic nonauthentic"
 LABEL_WORDS = dict.fromkeys(_AUTHENTIC.split(), "authentic")
 LABEL_WORDS |= dict.fromkeys(_SYNTHETIC.split(), "synthetic")
 
@@ -398,19 +399,18 @@ def _label_names(
     "The names of the classes."
     names = sorted(set(labels.unique()))
     others = [name for name in names if name not in CLASSES]
+    unknown = [name.strip().casefold() for name in others if not label_word(name)]
     # "sythetic" must not quietly become a third class
-    misspelt = any(
-        get_close_matches(name.strip().casefold(), CLASSES, cutoff=0.8) for name in others
-    )
+    misspelt = any(get_close_matches(name, CLASSES, cutoff=0.8) for name in unknown)
     return list(CLASSES) if not others or (misspelt and synthetic not in others) else names
 
 
 def default_classes(
-    labels: pd.Series,  # (n,) text
+    labels: pd.Series,  # (n,) text, or what is read as text: 0 and 1
     synthetic: str = "",  # label of the positive class; empty: known words tell
 ) -> tuple[str, ...]:  # the positive class last; of three or more the labels, sorted
     "Class names in the order of their index; ManifestError where nothing tells which is positive."
-    names = _label_names(labels, synthetic)
+    names = _label_names(_as_text(labels), synthetic)
     if synthetic:
         if synthetic not in names:
             hint = did_you_mean(synthetic, names)
@@ -429,7 +429,8 @@ def default_classes(
     return tuple(order[word] for word in CLASSES)
 
 # %% ../nbs/00a_manifest.ipynb #d60b8980
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TRUTHS = dict.fromkeys(("true", "yes", "1", "1.0"), True)
+_TRUTHS |= dict.fromkeys(("false", "no", "0", "0.0"), False)
 
 
 def _marked_label(

@@ -417,6 +417,23 @@ def test_of_two_known_words_the_synthetic_one_is_positive(authentic, synthetic):
         assert default_classes(pd.Series(labels)) == (authentic, synthetic)
 
 
+OURS_IN_OTHER_LETTERS = [("Authentic", "Synthetic"), ("authentic", "SYNTHETIC ")]
+OURS_IN_OTHER_LETTERS += [("authentic", "inauthentic"), ("non-synthetic", "synthetic")]
+
+
+@pytest.mark.parametrize("labels", OURS_IN_OTHER_LETTERS)
+def test_what_is_near_our_words_and_has_a_meaning_is_no_misspelling(labels):
+    for order in (labels, labels[::-1]):
+        assert default_classes(pd.Series(order)) == labels
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [False, True], [0.0, 1.0]])
+def test_labels_that_are_no_text_are_read_as_text(labels):
+    with pytest.raises(ManifestError, match="say it with synthetic='(1|True|1.0)'"):
+        default_classes(pd.Series(labels))
+    assert default_classes(pd.Series(["real", None, "fake"])) == ("", "fake", "real")
+
+
 UNKNOWN = [
     ("0", "1"),
     ("cat", "dog"),
@@ -471,7 +488,9 @@ def test_an_order_that_was_stated_is_written_with_the_manifest(tmp_path, suffix)
         read_manifest(tmp_path / f"again{suffix}", synthetic="1")
 
 
-@pytest.mark.parametrize("said", [[True, False, False], [1, 0, 0], ["Yes", "no", "NO"]])
+@pytest.mark.parametrize(
+    "said", [[True, False, False], [1, 0, 0], [1.0, 0, 0], ["Yes", "no", "NO"]]
+)
 def test_a_column_of_the_manifest_says_it(tmp_path, said):
     manifest = read_manifest(labelled(tmp_path, "cat", "dog", "dog", synthetic=said))
     assert manifest.classes == ("dog", "cat")
