@@ -26,7 +26,7 @@ def press_everything(page):
     choice.select_option("several, to compare")
     page.wait_for_selector(OTHER)
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-    assert page.evaluate(broken) == 0
+    page.wait_for_function(f"{broken} === 0")
     assert page.evaluate("[...document.images].every(i => i.alt.length > 0)")
     before = page.get_attribute(OTHER, "src")
     page.click('button:has-text("raw")')

@@ -168,9 +168,19 @@ function fit_axes(layout, look, width) {
   }
 }
 
+// Numbers come packed; as arrays, whoever looks at a plot finds them under `data`.
+const ARRAYS = { f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32Array, i2: Int16Array,
+  u2: Uint16Array, i1: Int8Array, u1: Uint8Array };
+function unpacked(value) {
+  if (!value || typeof value !== "object" || !ARRAYS[value.dtype] || value.shape) return value;
+  const bytes = Uint8Array.from(atob(value.bdata), (letter) => letter.charCodeAt(0));
+  return new ARRAYS[value.dtype](bytes.buffer);
+}
+
 // Data and layout as plotly.js takes them, for so many pixels.
 export function fitted(given, room) {
   const figure = structuredClone(given), { layout } = figure;
+  for (const trace of figure.data) for (const key of Object.keys(trace)) trace[key] = unpacked(trace[key]);
   const look = structuredClone(layout.template?.layout || {});
   look.font ||= { family: "sans-serif", size: 13 };
   look.title ||= {};
