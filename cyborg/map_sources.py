@@ -27,7 +27,7 @@ from .crop import Ledger, crop_names, file_stamp
 from .data import normalised, open_cache
 from .evaluation import evaluation_mode
 from .formats import ImageNames
-from .gaze import count_outside, gaze_unit, in_pixels
+from .gaze import check_percent, count_outside, gaze_unit, in_pixels
 from .human_study import GRANULARITIES, granular_mask
 from .manifest import Manifest, content_hash, did_you_mean, safe_path, write_manifest
 from .models import Network
@@ -431,9 +431,8 @@ def gaze_maps(
     "Recorded gaze as a source of maps."
     if lacking := {"image", "x", "y", "duration"} - set(fixations):
         raise ValueError(f"fixations lacks the columns {sorted(lacking)}, got {list(fixations)}")
-    unit = gaze_unit(
-        *fixations[["x", "y"]].to_numpy(float).T, unit or fixations.attrs.get("unit", "")
-    )
+    places = fixations[["x", "y"]].to_numpy(float).T
+    unit = gaze_unit(*places, unit or fixations.attrs.get("unit", ""))
     groups = dict(list(fixations.groupby(fixations["image"].astype(str))))
     found = _matches(manifest.table["image"].unique(), [*groups], names or {})
 
@@ -449,6 +448,8 @@ def gaze_maps(
         shape = frame or size
         if not _same_shape(size, shape):
             return f"its height and width {size} have not the proportions of the frame {shape}"
+        if fixations.attrs.get("evident"):
+            check_percent(*places, shape)
         rows = in_pixels(groups[found[image]], shape, unit)
         missed.append((len(rows), count_outside(rows, shape)))
         times = rows["duration"].to_numpy(float) if timed else None

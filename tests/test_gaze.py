@@ -60,6 +60,61 @@ def test_numbers_that_need_not_be_pixels_are_asked_about(tmp_path, places):
     assert len(gaze(tmp_path, rows(*places), unit="pixels")) == len(places)
 
 
+MANY = [(30.5, 60), (35, 61), (40, 62), (45, 63), (50, 64)]
+
+
+def test_per_cent_by_header_or_setting_is_a_share_of_the_picture(tmp_path):
+    for head in ("x [%],y [%]", "x (%),y (%)", "x_percent,y_pct"):
+        table = gaze(tmp_path, f"image,subject,{head},duration\na.png,1,25,75,200\n")
+        assert peak(table, (400, 800)) == (300, 200)
+    stated = gaze(tmp_path, rows((25, 75)), unit="percent", shown=(0, 50, 100, 100))
+    assert peak(stated, (400, 800)) == (200, 200)
+    with pytest.raises(AnnotationError, match="unit is share, wanted 0 to 1"):
+        gaze(tmp_path, rows((700, 75)), unit="percent")
+
+
+def test_numbers_to_100_on_a_large_picture_are_asked_about(tmp_path):
+    table = gaze(tmp_path, rows(*MANY))
+    assert len(list(fixation_maps(table, (100, 200), 2.0))) == 1
+    for shape in ((400, 300), (2000, 3000)):
+        with pytest.raises(AnnotationError, match="pixels, per cent, or degrees"):
+            list(fixation_maps(table, shape, 2.0))
+    stated = gaze(tmp_path, rows(*MANY), unit="pixels")
+    assert len(list(fixation_maps(stated, (400, 300), 2.0))) == 1
+    corner = gaze(tmp_path, rows(*[(x / 20, y / 20) for x, y in MANY]))
+    with pytest.raises(AnnotationError, match="pixels, per cent, or degrees"):
+        list(fixation_maps(corner, (100, 200), 2.0))
+    Image.new("L", (300, 400)).save(tmp_path / "a.png")
+    own = dict(image="a.png", label="real", source="s", split="train", map="", subject="")
+    manifest = Manifest(pd.DataFrame([own]), tmp_path)
+    with pytest.raises(AnnotationError, match="pixels, per cent, or degrees"):
+        gaze_maps(table, manifest, 2.0).maps(manifest)
+
+
+def test_an_axis_in_shares_beside_one_in_pixels_is_asked_about(tmp_path):
+    for places in ([(0.3, 50), (0.5, 60.5)], [(50, 0.3), (60.5, 0.7)]):
+        with pytest.raises(AnnotationError, match="pixels, shares of the picture, or degrees"):
+            gaze(tmp_path, rows(*places))
+
+
+@pytest.mark.parametrize("head", ["x [deg],y [deg]", "x (mm),y (mm)", "x_deg,y_deg"])
+def test_a_unit_that_is_no_place_on_the_picture_is_refused(tmp_path, head):
+    text = f"image,subject,{head},duration\na.png,1,25,75,200\n"
+    with pytest.raises(AnnotationError, match="is in '(deg|mm)'; say unit"):
+        gaze(tmp_path, text)
+    assert len(gaze(tmp_path, text, unit="pixels")) == 1
+    with pytest.raises(AnnotationError, match="are in different units"):
+        gaze(tmp_path, "image,subject,x [px],y [%],duration\na.png,1,25,75,200\n")
+
+
+def test_where_y_of_x_norm_starts_is_asked_unless_pupil_labs_wrote_it(tmp_path):
+    text = "image,subject,x_norm,y_norm{},duration\na.png,1,0.25,0.75{},200\n"
+    with pytest.raises(AnnotationError, match="start at the top, or at the bottom"):
+        gaze(tmp_path, text.format("", ""))
+    assert gaze(tmp_path, text.format("", ""), origin="top")["y"].tolist() == [0.75]
+    assert gaze(tmp_path, text.format(",on_surf", ",True"))["y"].tolist() == [0.25]
+
+
 def test_shares_and_pixels_of_one_place_give_one_map(tmp_path):
     share = gaze(tmp_path, rows((0.25, 0.75)), unit="share")
     assert peak(share, (40, 80)) == (30, 20)
@@ -148,6 +203,17 @@ def test_pupil_counts_from_the_bottom_and_gazepoint_in_seconds(tmp_path):
     assert table.attrs["unit"] == "share"
     norm = TOBII.replace("MCS px", "MCS norm").replace("\t50\t60", "\t0.5\t0.6")
     assert gaze(tmp_path, norm.replace("\t70\t80", "\t0.7\t0.8")).attrs["unit"] == "pixels"  # DACS
+
+
+def test_micro_and_nanoseconds_become_milliseconds_and_are_never_guessed(tmp_path):
+    text = HEAD + "a,1,50,60,250000\na,1,70,80,350000\n"
+    for unit in ("[us]", "[\u00b5s]", "[\u03bcs]"):
+        named = text.replace("duration", f"duration {unit}")
+        assert gaze(tmp_path, named)["duration"].tolist() == pytest.approx([250, 350])
+    with pytest.raises(AnnotationError, match="milliseconds or seconds"):
+        gaze(tmp_path, text)
+    with pytest.raises(AnnotationError, match="durations are in 'frames'"):
+        gaze(tmp_path, text.replace("duration", "duration [frames]"))
 
 
 def test_pixels_of_the_screen_are_told(tmp_path):
