@@ -25,9 +25,9 @@ def press_everything(page):
     choice = page.locator('.widget-dropdown:has(label:text-is("scenario")) select')
     choice.select_option("several, to compare")
     page.wait_for_selector(OTHER)
-    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-    page.wait_for_function(f"{broken} === 0")
-    assert page.evaluate("[...document.images].every(i => i.alt.length > 0)")
+    pictures = "[...document.querySelectorAll('figure img')]"
+    page.wait_for_function(f"{pictures}.every(i => i.complete && i.naturalWidth)")
+    assert page.evaluate(f"{pictures}.every(i => i.alt.length > 0)")
     before = page.get_attribute(OTHER, "src")
     page.click('button:has-text("raw")')
     changed = "([css, old]) => { const i = document.querySelector(css); return i && i.src !== old }"
