@@ -222,9 +222,10 @@ def gaze_unit(
         raise AnnotationError(f"unit is {unit!r}, wanted pixels or share (0 to 1 of the picture)")
     if not len(x) or unit == "pixels":
         return unit or known or "pixels"
-    sides = [(own, float(np.quantile(np.abs(own), 0.9)) <= 2) for own in (x, y)]
+    far = [float(np.quantile(np.abs(own), 0.9)) for own in (x, y)]
     small = float(np.quantile(np.maximum(np.abs(x), np.abs(y)), 0.9)) <= 2
-    mixed = any(fits and (own % 1 != 0).any() for own, fits in sides)  # x in shares, y in pixels
+    own = (x, y)[int(far[1] < far[0])]  # the axis that does not reach as far
+    mixed = min(far) <= 2 and max(far) > 10 and (own % 1 != 0).any()  # one in shares, one in pixels
     came = f"x from {x.min():g} to {x.max():g}, y from {y.min():g} to {y.max():g}"
     if (unit or known) == "share":
         if not small:
