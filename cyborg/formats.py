@@ -494,6 +494,19 @@ def _runs_mask(
         raise AnnotationError(f"{where}: {error}") from error
 
 
+def _beyond(
+    points: np.ndarray,  # (P, 2) x, y of one annotation
+    shape: tuple[int, int],  # (H, W)
+) -> str:  # "" where they lie on the picture
+    "Why corners cannot be of this picture; up to a tenth beyond its edge is a slip of the hand."
+    sides = np.array(shape[::-1])
+    if ((points >= -0.1 * sides) & (points <= 1.1 * sides)).all():
+        return ""
+    turned = ((points >= 0) & (points <= sides[::-1])).all()
+    why = f"has corners beyond its image of {shape} (height, width)"
+    return why + (", which fit it turned by 90 degrees" if turned else "")
+
+
 def _polygons_mask(
     polygons: list,  # each x, y, x, y, ...
     shape: tuple[int, int],  # (H, W)
@@ -506,6 +519,8 @@ def _polygons_mask(
     parts = [points for points in parts if len(points) >= 3]
     if not parts:
         return "has a polygon of fewer than three points"
+    if reason := _beyond(np.concatenate(parts), shape):
+        return reason
     if min(shape) > 2 and all((np.abs(points) <= 1).all() for points in parts):
         return "has a polygon within one pixel: coordinates from 0 to 1, wanted pixels"
     return np.any([polygon_mask(points, shape) for points in parts], axis=0)

@@ -808,11 +808,10 @@ def _empty_findings(manifest: Manifest, needed: Sequence[str]) -> list[Finding]:
 # %% ../nbs/00a_manifest.ipynb #f2f135ad
 def _reserved_findings(manifest: Manifest) -> list[Finding]:
     "Columns and sources that later stages write themselves, and sources that hold their separator."
-    columns = [
-        name for name in manifest.table if name in PREDICTED or re.fullmatch(r"logit_\d+", name)
-    ]
+    plain = {name: "".join(str(name).casefold().split()) for name in manifest.table}
+    columns = [n for n, own in plain.items() if own in PREDICTED or re.fullmatch(r"logit_\d+", own)]
     sources = manifest.table["source"].drop_duplicates()
-    taken = sources[sources.isin(NO_SOURCES)].tolist()
+    taken = sources[sources.str.strip().str.casefold().isin(NO_SOURCES)].tolist()
     parted = sources[sources.str.contains("|", regex=False)].tolist()
     return [
         *_found(

@@ -62,7 +62,7 @@ def timm_name(
     name = PAPER_NETWORKS.get(arch, arch)
     if timm.is_model(name):
         return _with_known_tag(name)
-    known = [*PAPER_NETWORKS, *timm.list_models()]
+    known = dict.fromkeys([*PAPER_NETWORKS, *timm.list_models()])
     near = difflib.get_close_matches(arch, known, n=3, cutoff=0.5) or list(PAPER_NETWORKS)
     raise NetworkError(
         f"arch is {arch!r}, which timm {timm.__version__} does not know; nearest: {', '.join(near)}"

@@ -84,6 +84,20 @@ def test_a_polygon_is_the_same_mask_as_region_coco_and_label_studio(tmp_path, se
     np.testing.assert_array_equal(by_studio, region_)
 
 
+def test_corners_of_coco_beyond_the_image_are_told_and_not_cut_off(tmp_path):
+    turned = PICTURE | {"width": 30, "height": 40}
+    with pytest.raises(AnnotationError, match=r"beyond its image of \(40, 30\).*turned by 90"):
+        read_coco(coco(tmp_path, SQUARE, images=(turned,)))
+    far = [[20, 5, 60, 5, 60, 10, 20, 10]]
+    with pytest.warns(
+        UserWarning, match=r"1 annotations read, left out 1 .annotation 2 has corner"
+    ):
+        [row] = read_coco(coco(tmp_path, SQUARE, far)).itertuples()
+    assert row_mask(row).sum() == 15 * 5
+    [slip] = read_coco(coco(tmp_path, [[-2, 5, 43, 5, 43, 10, -2, 10]])).itertuples()
+    assert row_mask(slip).sum() == 40 * 5
+
+
 def test_a_polygon_of_coco_covers_pixels_by_their_centres(tmp_path):
     [mask] = masks_of(read_coco(coco(tmp_path, SQUARE)))
     np.testing.assert_array_equal(mask, BLOCK)
@@ -146,7 +160,8 @@ def test_damaged_numbers_of_coco_are_refused_with_file_and_annotation(tmp_path, 
         ({"segmentation": [], "bbox": [1, 1, 3, 3]}, "is a box without a segmentation"),
         ({"segmentation": SQUARE, "image_id": 9}, "has image_id 9"),
         ({"segmentation": [[1, 2, 3, 4]]}, "fewer than three points"),
-        ({"segmentation": [[90, 90, 95, 90, 95, 95]]}, "covers no pixel"),
+        ({"segmentation": [[90, 90, 95, 90, 95, 95]]}, "has corners beyond its image"),
+        ({"segmentation": [[5, 5, 10, 5, 10, 5]]}, "covers no pixel"),
         ({"segmentation": [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]}, "coordinates from 0 to 1"),
     ],
 )

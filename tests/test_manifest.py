@@ -1143,6 +1143,8 @@ def test_another_error_of_a_writer_stays_itself(tmp_path):
         ({"score": "1"}, "reserved column: 1 columns.*: score"),
         ({"cc": "1", "logit_1": "0"}, "reserved column: 2 columns.*: cc, logit_1"),
         ({"source": "pooled"}, "reserved source: 1 sources.*: pooled"),
+        ({"Score": "1", "LOGIT_0 ": "0"}, "reserved column: 2 columns.*: Score, LOGIT_0"),
+        ({"source": "Macro "}, "reserved source: 1 sources.*: Macro"),
         ({"source": "a|b"}, r"reserved source: 1 sources hold a \|"),
     ],
 )
