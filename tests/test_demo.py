@@ -210,6 +210,17 @@ def test_a_finished_set_is_returned_without_drawing(small, monkeypatch):
     assert make_demo(small.root, **SMALL).digest == small.digest
 
 
+def test_a_set_beside_which_somebody_put_a_file_is_not_replaced(tmp_path):
+    make_demo(tmp_path / "set", **SMALL)
+    (tmp_path / "set" / "annotated").mkdir()
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"no demo set \(annotated, notes.txt\); nothing was"):
+        make_demo(tmp_path / "set", n=44, size=64, replace=True)
+    assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="replace is 'false'"):
+        make_demo(tmp_path / "set", n=44, size=64, replace="false")
+
+
 def test_another_set_is_refused_by_name_and_replaced_only_when_asked(tmp_path):
     make_demo(tmp_path / "set", **SMALL)
     before = _hashes(tmp_path / "set")

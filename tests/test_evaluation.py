@@ -1,8 +1,10 @@
 """Predictions under bad input, kills and every batch size; AUC against counting pairs."""
 
 import errno
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -444,6 +446,93 @@ def test_missing_companion_is_made_again(manifest, tmp_path):
     (folder / "mean_maps.npz").unlink()
     predict(Tiny(), manifest, folder)
     assert contents(folder) == before
+
+
+def test_overwriting_killed_at_any_moment_takes_no_shards_of_others(
+    manifest, tmp_path, monkeypatch
+):
+    "After each removal or renaming: the next start is refused, or comes to the same."
+    fresh = contents(predict(Tiny(seed=1), manifest, tmp_path / "fresh").parent)
+    old = predict(Tiny(), manifest, tmp_path / "old", shard_size=20).parent
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_finish", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(Tiny(), manifest, tmp_path / "begun", shard_size=20)
+    shutil.copytree(tmp_path / "begun" / PARTS, old / PARTS)  # finished, and shards of it
+    outcomes = []
+    for k in itertools.count():
+        folder, left = shutil.copytree(old, tmp_path / str(k)), [k]
+
+        def dying(original, left=left):
+            def call(*arguments, **options):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return original(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in ("unlink", "replace", "rmdir"):
+                patched.setattr(os, name, dying(getattr(os, name)))
+            try:
+                predict(Tiny(seed=1), manifest, folder, overwrite=True)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        for path in folder.rglob(".*.part*"):  # of this process, which lives
+            path.unlink()
+        try:
+            predict(Tiny(seed=1), manifest, folder)
+        except PredictionsError as error:
+            assert "belongs to another evaluation" in str(error)
+            predict(Tiny(seed=1), manifest, folder, overwrite=True)
+            outcomes.append("refused")
+        else:
+            outcomes.append("right")
+        assert contents(folder) == fresh, k
+    assert {"refused", "right"} == set(outcomes)
+
+
+def test_shards_of_which_nothing_says_whose_they_are_are_not_taken(manifest, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_finish", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(Tiny(), manifest, tmp_path / "run")
+    (tmp_path / "run" / PARTS / "settings.json").unlink()
+    predict(Tiny(seed=1), manifest, tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(
+        predict(Tiny(seed=1), manifest, tmp_path / "fresh").parent
+    )
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy", "npz"])
+def test_a_damaged_shard_is_scored_again(manifest, tmp_path, monkeypatch, suffix):
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_finish", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(Tiny(), manifest, tmp_path / "run", shard_size=20)
+    path = sorted((tmp_path / "run" / PARTS).glob(f"rows-*.{suffix}"))[1]
+    path.write_bytes(path.read_bytes()[:30])
+    network = Tiny()
+    predict(network, manifest, tmp_path / "run", batch_size=20, shard_size=20)
+    assert network.calls == 2  # 21 images of 41
+    whole = predict(Tiny(), manifest, tmp_path / "whole", batch_size=20, shard_size=20).parent
+    assert contents(tmp_path / "run") == contents(whole)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_strangers_file_of_our_name_is_kept(manifest, tmp_path, overwrite):
+    (own := tmp_path / "own").mkdir()
+    (own / "excluded.csv").write_text("subject,reason\nann,ill\n")
+    with pytest.raises(PredictionsError, match="holds excluded.csv, and no predictions.parquet"):
+        predict(Tiny(), manifest, own, overwrite=overwrite)
+    pd.DataFrame({"score": [0.5]}).to_parquet(own / "predictions.parquet")
+    with pytest.raises(PredictionsError, match="was not written by predict"):
+        predict(Tiny(), manifest, own, overwrite=overwrite)
+    assert (own / "excluded.csv").read_text() == "subject,reason\nann,ill\n"
+    assert sorted(p.name for p in own.iterdir()) == ["excluded.csv", "predictions.parquet"]
 
 
 # --- refusals ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cyborg.demo import make_demo
-from cyborg.evaluation import METRICS, PredictionsError, auc_table, read_predictions
+from cyborg.evaluation import METRICS, PARTS, PredictionsError, auc_table, read_predictions
 from cyborg.manifest import Manifest, content_hash
 from cyborg.measures import VALIDATION, measured
 from cyborg.models import WeightsError
@@ -513,6 +513,24 @@ def test_scores_are_read_like_a_run(demo, tmp_path):
         score_manifest(scorer(Counted()), test, tmp_path, "bright", [test.table["source"][0]])
     score_manifest(scorer(Counted(), side=2), test, tmp_path, "bright", overwrite=True)
     assert read_predictions(tmp_path).attrs["settings"]["scorer"]["side"] == 2
+
+
+def test_shards_of_which_nothing_says_whose_they_are_are_not_taken(demo, tmp_path):
+    test = demo.split("test")
+    with pytest.raises(KeyboardInterrupt):
+        score_manifest(scorer(Counted(20)), test, tmp_path / "a", batch_size=4, shard_size=8)
+    (tmp_path / "a" / PARTS / "settings.json").unlink()
+    other = scorer(lambda pixels: -pixels.mean((1, 2, 3)), side=2)
+    found = read_predictions(score_manifest(other, test, tmp_path / "a", shard_size=8))
+    wanted = read_predictions(score_manifest(other, test, tmp_path / "b", shard_size=8))
+    assert found["score"].tolist() == wanted["score"].tolist()
+
+
+def test_overwriting_scores_leaves_a_run_alone(demo, tmp_path):
+    (tmp_path / "config.json").write_text('{"settings": {"arch": "resnet50"}}')
+    with pytest.raises(PredictionsError, match=r"holds no scores.*nothing was removed"):
+        score_manifest(scorer(Counted()), demo.split("test"), tmp_path, overwrite=True)
+    assert (tmp_path / "config.json").exists()
 
 
 def test_what_was_stopped_goes_on(demo, tmp_path):
