@@ -88,6 +88,7 @@ from cyborg.manifest import (
     positive_class,
     read_json,
     read_manifest,
+    reading,
     require_bool,
     runs_root,
     sweep_parts,
@@ -985,6 +986,9 @@ _PARTS = ("network", "optimizer", "scheduler", "history")  # of a checkpoint
 _RESTART = "nothing was changed; put a copy back, or start again with overwrite=True"
 
 
+_NO_CHECKPOINT = (zipfile.BadZipFile, IsADirectoryError)
+
+
 def read_checkpoint(
     folder: Path,  # a run folder
 ) -> dict[str, Any] | None:  # None where there is no checkpoint
@@ -1000,7 +1004,7 @@ def read_checkpoint(
         wrong = "" if isinstance(content, dict) and set(_PARTS) <= set(content) else "other content"
     except pickle.UnpicklingError:
         wrong = "more than numbers and text, which is not opened: it could run code"
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (*_NO_CHECKPOINT, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         wrong = str(error).split("\n")[0]
     if wrong:
         size = path.stat().st_size
@@ -1473,7 +1477,8 @@ def read_history(
 ) -> pd.DataFrame:  # a row an epoch
     "Read history.csv; DamagedError with its path where it is cut short."
     path, wrong = Path(folder) / "history.csv", ""
-    content = path.read_bytes()
+    with reading(path, "the history of a run", DamagedError):
+        content = path.read_bytes()
     try:
         table = pd.read_csv(io.BytesIO(content))
         wrong = "" if "epoch" in table and content.endswith(b"\n") else "no whole row at its end"

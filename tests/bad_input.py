@@ -481,7 +481,9 @@ READERS: dict[str, Reader] = {
     "training.load_run history": Reader(
         _run, _call("training", "load_run"), "history.csv", slow=True
     ),
-    "training.load_state": Reader(_state, _load_state, "last/checkpoint.pt", slow=True),
+    "training.load_state": Reader(
+        _state, _load_state, "last/checkpoint.pt", slow=True, optional=True
+    ),
 }
 
 

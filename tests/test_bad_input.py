@@ -54,17 +54,8 @@ def test_every_reader_is_tried_or_excused():
     assert sorted({*NOT_TRIED} & tried) == []
 
 
-# Run folders: their readers are mended elsewhere.
-LATER = {"training.load_run history"}
-LATER |= {"training.load_state"}
-CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True) if name in LATER else ())
-    for name in READERS
-]
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_read_or_named(name, tmp_path):
     reader = READERS[name]
     path = reader.make(tmp_path)
@@ -117,7 +108,7 @@ def test_the_harness_wants_the_path(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_damages_at_random_are_told_or_harmless(tmp_path):
     """`benchmarks/campaign_bad.py` tries more of them."""
-    quick = [name for name in READERS if not READERS[name].slow and name not in LATER]
+    quick = [name for name in READERS if not READERS[name].slow]
     found = campaign(tmp_path, 100, 1, [name for name in quick if "mentor" not in name])
     assert found[found["verdict"] == "wrong"].to_dict("records") == []
     assert (found["verdict"] == "told").sum() > 50
