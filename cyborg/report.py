@@ -20,7 +20,6 @@ import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,22 +28,26 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io as pio
 import yaml
 from pandas.io.formats.style import Styler
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from .audit import StudyAudit, read_audit
 from .evaluation import KEYS, METRICS, SUMMARIES, read_mean_maps
 from cyborg.figures import (
+    CHANCE,
     SOURCE_COLOURS,
     TEMPLATE,
     accuracy_curves,
+    add_roc_band,
     auc_by_source,
+    figure_script,
     map_grid,
+    on_paper,
     plotly_text,
+    roc_axes,
     scenario_style,
+    write_figures,
 )
 from .importers import UND_WACV_2023
 from .manifest import atomic_path, did_you_mean
@@ -233,9 +236,8 @@ def with_note(
     old = figure.layout.title.subtitle.text
     lines = "<br>".join(filter(None, [old, f"<i>{note}</i>"]))
     figure.update_layout(title_subtitle_text=lines)
-    margin, height = figure.layout.margin.t or 100, figure.layout.height or 480
-    if figure.layout.width:  # the lines below the title have to fit
-        figure.update_layout(width=max(780, figure.layout.width))
+    margin, height = figure.layout.margin.t or 100, on_paper(figure)[1]
+    on_paper(figure, max(780, on_paper(figure)[0]))  # the lines below the title have to fit
     more = max(20, 60 + 18 * lines.count("<br>") + 30 - margin)  # a line and the panels' titles
     return figure.update_layout(margin_t=margin + more, height=height + more)
 
@@ -791,7 +793,7 @@ def difference_figure(
         unlike = _unlike(tables, data, network, scenario, baseline, source)
         notes[f"{scenario} ({_panel_name(tables, data, network)})"] = found, unlike
         drawn += product([data], [network], [scenario, baseline], seeds.index)
-    figure.add_vline(0, line=dict(color="#777777", dash="dot", width=1.5))
+    figure.add_vline(0, line=CHANCE)
     figure.update_yaxes(
         tickvals=list(range(len(notes))),
         ticktext=list(notes),
@@ -1010,20 +1012,13 @@ def _roc_grid(
     shown = set()
     for i, curves in enumerate(panels.values()):
         place = dict(row=i // columns + 1, col=i % columns + 1)
-        chance = go.Scatter(
-            x=[0, 1], y=[0, 1], mode="lines", line=dict(color="#777777", dash="dot", width=1)
-        )
-        figure.add_trace(chance.update(hoverinfo="skip", showlegend=False, meta="chance"), **place)
+        roc_axes(figure, legend=False, **place)
         for scenario in _order(tables, "scenario"):
             rates = curves[curves["scenario"] == scenario]
             if len(rates):
-                _add_roc_band(figure, rates, scenario, given, scenario not in shown, place)
+                legend = scenario not in shown
+                _add_scenario(figure, rates, scenario, given, legend, **place)
                 shown.add(scenario)
-    unit = dict(range=[-0.01, 1.01], tick0=0, dtick=0.2, constrain="domain")
-    figure.update_xaxes(unit, title_text="false positive rate", title_standoff=4)
-    figure.update_yaxes(unit).update_yaxes(title_text="true positive rate", col=1)
-    for axis in figure.select_yaxes():
-        axis.update(scaleanchor=axis.anchor)
     band = "FPR at given TPR, as in the paper" if given == "tpr" else "TPR at given FPR"
     figure.update_layout(
         template=TEMPLATE,
@@ -1032,48 +1027,26 @@ def _roc_grid(
     )
     figure.update_annotations(font_size=14)
     legend = dict(orientation="h", x=0, y=-0.22 / rows, yanchor="top")
-    return figure.update_layout(
-        height=150 + 380 * rows, width=190 + 340 * max(columns, 2), legend=legend, margin_t=120
-    )
+    on_paper(figure, 190 + 340 * max(columns, 2), 150 + 380 * rows)
+    return figure.update_layout(legend=legend, margin_t=120)
 
 # %% ../nbs/11a_report.ipynb #d4ec7bb3
-def _add_roc_band(
+def _add_scenario(
     figure: go.Figure,
     rates: pd.DataFrame,  # rate, tpr, fpr of all runs of a scenario
     scenario: str,
     given: str,
     legend: bool,
-    place: dict,
+    **place: int,
 ) -> None:
     "Mean curve of a scenario with its band."
-    other, style = {"fpr": "tpr", "tpr": "fpr"}[given], scenario_style(scenario)
-    found = rates.groupby("rate")[other].agg(["mean", "std", "count"])
-    rate, mean, n = found.index.to_numpy(), found["mean"].to_numpy(), int(found["count"].max())
-    low, high = (np.clip(mean + k * found["std"].fillna(0).to_numpy(), 0, 1) for k in (-1, 1))
-    if n > 1:
-        ring, grid = np.concatenate([low, high[::-1]]), np.concatenate([rate, rate[::-1]])
-        x, y = (grid, ring) if given == "fpr" else (ring, grid)
-        colour = f"rgba{(*bytes.fromhex(style.colour[1:]), 0.18)}"
-        band = go.Scatter(
-            x=x, y=y, fill="toself", fillcolor=colour, line_width=0, mode="lines", hoverinfo="skip"
-        )
-        figure.add_trace(band.update(showlegend=False, legendgroup=scenario, meta="band"), **place)
-    x, y = (rate, mean) if given == "fpr" else (mean, rate)
-    line = go.Scatter(
-        x=x, y=y, mode="lines", line=dict(color=style.colour, dash=style.dash, width=2)
-    )
-    line.update(
-        name=f"{scenario} ({n} run{'s' * (n > 1)})",
-        legendgroup=scenario,
-        showlegend=legend,
-        meta="mean",
-    )
-    figure.add_trace(
-        line.update(
-            hovertemplate=f"<b>{scenario}</b><br>FPR %{{x:.3f}}, TPR %{{y:.3f}}<extra></extra>"
-        ),
-        **place,
-    )
+    found = rates.groupby("rate")[{"fpr": "tpr", "tpr": "fpr"}[given]].agg(["mean", "std", "count"])
+    n, sd = int(found["count"].max()), found["std"].fillna(0)
+    ends = {"low": found["mean"] - sd, "high": found["mean"] + sd} if n > 1 else {}
+    ends = {name: values.clip(0, 1) for name, values in ends.items()}
+    curve = found[["mean"]].assign(**ends).reset_index()
+    name = f"{scenario} ({n} run{'s' * (n > 1)})"
+    add_roc_band(figure, scenario, curve, name, given, legend, **place)
 
 # %% ../nbs/11a_report.ipynb #7a6c0b27
 def frozen_table(
@@ -1212,19 +1185,12 @@ def _square_panels(
     n = len(titles)
     figure = make_subplots(1, n, subplot_titles=list(titles), horizontal_spacing=0.09 / n)
     for col in range(1, n + 1):
-        chance = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", hoverinfo="skip", showlegend=False)
-        line = dict(color="#777777", dash="dot", width=1)
-        figure.add_trace(chance.update(line=line, meta="chance"), row=1, col=col)
-    unit = dict(range=[-0.01, 1.01], tick0=0, dtick=0.2, constrain="domain")
-    figure.update_xaxes(unit, title_text="false positive rate", title_standoff=4)
-    figure.update_yaxes(unit).update_yaxes(title_text="true positive rate", col=1)
-    for col, axis in enumerate(figure.select_yaxes(), 1):
-        axis.update(scaleanchor=axis.anchor)
+        roc_axes(figure, legend=False, row=1, col=col)
         middle = sum(figure.get_subplot(1, col).xaxis.domain) / 2
         place = dict(x=middle, xanchor="center", y=-0.2, yanchor="top")
         figure.update_layout({"legend" + str(col) * (col > 1): place})
-    figure.update_layout(template=TEMPLATE, height=620, width=190 + 340 * max(n, 2), margin_t=120)
-    return figure.update_layout(margin_b=230)
+    on_paper(figure, 190 + 340 * max(n, 2), 620)
+    return figure.update_layout(template=TEMPLATE, margin_t=120, margin_b=230)
 
 
 def _add_system(
@@ -1263,7 +1229,7 @@ def frozen_by_generator(
         ends = dict(array=own["high"] - own["auc"], arrayminus=own["auc"] - own["low"])
         dots.update(error_x=dict(**ends, thickness=1.2), name=row.network)
         figure.add_trace(dots.update(hovertemplate="%{x:.3f}", meta="system"))
-    figure.add_vline(0.5, line=dict(color="#777777", dash="dot", width=1.5))
+    figure.add_vline(0.5, line=CHANCE)
     names = [_shown(source) for source in order]
     ends = dict(range=[len(order) - 0.5, -0.5], ticks="")
     figure.update_yaxes(ends, tickvals=list(range(len(order))), ticktext=names)
@@ -1457,9 +1423,8 @@ def agreement_figure(
     figure.update_layout(
         template=TEMPLATE, title_text=title, title_subtitle_text=note, showlegend=False
     )
-    figure.update_layout(
-        height=470, margin_t=135, width=max(520, 120 + len(cells) * (90 + 70 * len(names)))
-    )
+    on_paper(figure, max(520, 120 + len(cells) * (90 + 70 * len(names))), 470)
+    figure.update_layout(margin_t=135)
     drawn = rows[rows["value"].notna()]
     whole = _equal(tables.measures, measure="n_maps", source="")
     maps = tables.measures[whole].merge(drawn[KEYS].drop_duplicates(), on=KEYS)["value"]
@@ -1575,9 +1540,7 @@ def reliability_figure(
     )
     for (row, scaled), (col, (data, network)) in product(enumerate(states, 1), enumerate(cells, 1)):
         place = dict(row=row, col=col)
-        ideal = go.Scatter(
-            x=[0, 1], y=[0, 1], mode="lines", line=dict(color="#777777", dash="dot", width=1)
-        )
+        ideal = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=CHANCE)
         figure.add_trace(ideal.update(hoverinfo="skip", showlegend=False, meta="ideal"), **place)
         own = rows[
             (rows["data"] == data) & (rows["network"] == network) & (rows["scaled"] == scaled)
@@ -1594,9 +1557,8 @@ def reliability_figure(
         template=TEMPLATE, title_text="Can the probabilities be believed?", title_subtitle_text=note
     )
     legend = dict(orientation="h", x=0, y=-0.12, yanchor="top")
-    figure.update_layout(
-        height=760, width=150 + 340 * max(2, len(cells)), legend=legend, margin_t=120
-    ).update_annotations(font_size=13)
+    on_paper(figure, 150 + 340 * max(2, len(cells)), 760)
+    figure.update_layout(legend=legend, margin_t=120).update_annotations(font_size=13)
     return _noted(figure, tables, rows, _binned(tables, rows, split))
 
 # %% ../nbs/11a_report.ipynb #103c30cb
@@ -1701,7 +1663,7 @@ def robustness_figure(
         own = rows[rows["degradation"] == name]
         for scenario in _order(tables, "scenario"):
             _add_severity(figure, own[own["scenario"] == scenario], scenario, i == 0, place)
-        figure.add_hline(0.5, line=dict(color="#777777", dash="dot", width=1), **place)
+        figure.add_hline(0.5, line=CHANCE, **place)
         levels = own.drop_duplicates("severity").sort_values("severity")
         ticks = [_level(level) for level in levels["level"]]
         figure.update_xaxes(tickvals=levels["severity"], ticktext=ticks, **place)
@@ -1715,9 +1677,8 @@ def robustness_figure(
         margin_t=120,
     )
     legend = dict(orientation="h", x=0, y=-0.3 / lines, yanchor="top")
-    figure.update_layout(
-        height=200 + 300 * lines, width=140 + 220 * columns, legend=legend
-    ).update_annotations(font_size=13)
+    on_paper(figure, 140 + 220 * columns, 200 + 300 * lines)
+    figure.update_layout(legend=legend).update_annotations(font_size=13)
     return _noted(figure, tables, rows, _sample_size(tables, rows))
 
 # %% ../nbs/11a_report.ipynb #40319c58
@@ -1862,7 +1823,7 @@ def audit_figure(
             error_x=dict(array=[0 if np.isnan(row.sd) else row.sd]),
         )
         figure.add_trace(dot)
-    figure.add_vline(0.5, line=dict(color="#777777", dash="dot", width=1.5))
+    figure.add_vline(0.5, line=CHANCE)
     figure.update_xaxes(title_text="AUC, mean over all generators")
     figure.update_yaxes(autorange="reversed", ticks="")
     note = "Bar: 95 % interval of the trait (DeLong), ±1 sd over runs of the networks"
@@ -1944,10 +1905,16 @@ th, td {padding: 4px 12px; border-bottom: 1px solid #ddd; text-align: left; vert
 .plain th, .plain td {white-space: normal; padding: 4px 6px; overflow-wrap: break-word}
 .plain th {font-size: 11px} .plain td:last-child {min-width: 15em}
 thead th {background: #444; color: #fff}
-nav ol {columns: 2} section {margin-top: 3em} .wide {overflow-x: auto}
-@media print {body {max-width: none} .wide {overflow: visible} table {font-size: 9px}
-  th, td {white-space: normal; padding: 2px 4px}}
+nav ol {columns: 24em 2} section {margin-top: 3em} .wide {overflow-x: auto}
+@media print {body {max-width: none} .wide, .figure-host {overflow: visible !important}
+  table {font-size: 9px} th, td {white-space: normal; padding: 2px 4px}}
 .problem {color: #a33} .note {color: #555; font-size: 14px} a {color: #0072B2}
+"""
+
+
+_SHOW = """
+for (const place of document.querySelectorAll(".figure"))
+  hosted(place).show(JSON.parse(place.nextElementSibling.textContent));
 """
 
 
@@ -1966,12 +1933,13 @@ def page_html(
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
-        f"<style>{_STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body><h1>{esc(title)}</h1>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body><h1>{esc(title)}</h1>"
         f'<p class="note">{esc(provenance(tables))}; runs: {esc(_states(tables.runs))}</p>'
         f'<p class="note">{esc(positive_classes(tables))}</p>'
         f"{problems}"
-        f"<nav><ol>{links}</ol></nav>{parts}</body></html>"
+        f"<nav><ol>{links}</ol></nav>{parts}"
+        f'<script type="module">{figure_script()}{_SHOW}</script></body></html>'
     )
 
 # %% ../nbs/11a_report.ipynb #20acfeae
@@ -1981,9 +1949,9 @@ def _content_html(
     "A figure or a table in HTML."
     content = section.content
     if isinstance(content, go.Figure):
-        return pio.to_html(
-            content, full_html=False, include_plotlyjs=False, div_id=f"figure-{section.key}"
-        )
+        code = content.to_json().replace("<", r"\u003c")  # no tag ends the script
+        place = f'<div class="figure" id="figure-{section.key}"></div>'
+        return f'{place}<script type="application/json">{code}</script>'
     if isinstance(content, TextTable):
         return content.styled().to_html()
     if content is None:
@@ -2010,10 +1978,10 @@ def write_page(
         if section.content is not None and not isinstance(section.content, go.Figure):
             _write_table(section, folder / "tables")
     figures = {s.key: s.content for s in page.sections if isinstance(s.content, go.Figure)}
-    left_out = _write_figures(figures, folder / "figures", formats)
+    left_out = write_figures(figures, folder / "figures", formats)
     with atomic_path(folder / "report.html") as temporary:
         temporary.write_text(page_html(page), encoding="utf-8")
-    return left_out
+    return [left_out] if left_out else []
 
 # %% ../nbs/11a_report.ipynb #784a9c59
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
@@ -2048,36 +2016,3 @@ def _write_table(
         text.to_csv(temporary, index=index)
     with atomic_path(folder / f"{section.key}.tex") as temporary:
         temporary.write_text(styled.to_latex(hrules=True, convert_css=True), encoding="utf-8")
-
-# %% ../nbs/11a_report.ipynb #b7dcda40
-def _write_figures(
-    figures: Mapping[str, go.Figure],
-    folder: Path,
-    formats: Sequence[str],
-) -> list[str]:  # why there are none, if so
-    "Figures as vector graphics, by one browser for all."
-    if not figures or not formats:
-        return []
-    if not find_spec("kaleido"):
-        return [
-            f"no {' and '.join(formats)} figures: kaleido makes them, "
-            "and pip install 'cyborg[figures]' adds it"
-        ]
-    jobs = [
-        (figure, folder / f"{key}.{kind}") for key, figure in figures.items() for kind in formats
-    ]
-    try:
-        sizes = [(f.layout.width or 900, f.layout.height or 500) for f, _ in jobs]
-        pio.write_images(
-            [figure for figure, _ in jobs],
-            [path for _, path in jobs],
-            width=[width for width, _ in sizes],
-            height=[height for _, height in sizes],
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:300]
-        return [
-            f"no {' and '.join(formats)} figures: kaleido needs Chrome or Chromium, "
-            f"which plotly_get_chrome installs ({text})"
-        ]
-    return []
