@@ -1426,6 +1426,18 @@ def join_run(
         settle(state, folder, best)
 
 # %% ../nbs/08_training.ipynb #3729986a
+def _make_folder(folder: Path) -> None:
+    "Make a run folder; FileExistsError where something that is no folder stands in its way."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        there = (place for place in (folder, *folder.parents) if os.path.lexists(place))
+        raise FileExistsError(
+            f"{next(there)} is a file, or a link that leads nowhere, where the run folder {folder} "
+            "should be; nothing was changed; give this run another name, or other runs"
+        ) from error
+
+
 @contextmanager
 def run_folder(
     folder: Path,
@@ -1439,7 +1451,7 @@ def run_folder(
         accelerator.wait_for_everyone()
         yield folder
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     try:
         lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
@@ -1508,6 +1520,10 @@ def _claim(
     weights: Sequence[str],  # as for `run_folder`
 ) -> None:
     "Refuse a folder that holds another run, or parts of one."
+    named = ("config.json", "history.csv", "last/checkpoint.pt")
+    for name in (*named, *(f"{name}.safetensors" for name in weights)):
+        if (folder / name).is_dir():
+            _refuse(folder, f"{name}, which is a folder, expected a file")
     path, checkpoint = folder / "config.json", read_checkpoint(folder)
     told = {path: run_record(folder, "manifest_digest")} if path.exists() else {}
     if checkpoint and checkpoint.get("record"):

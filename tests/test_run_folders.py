@@ -214,6 +214,26 @@ def test_a_folder_with_a_strangers_file_is_refused_by_name(tmp_path, strange):
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize("name", ["config.json", "history.csv", "model.safetensors"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path, name):
+    folder = go_on(tmp_path / "run", recorded())
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(FileExistsError, match=f"run holds {name}, which is a folder"):
+        go_on(folder, recorded())
+
+
+@pytest.mark.parametrize("place", ["run", "runs/run"])
+def test_a_file_or_a_dead_link_in_the_place_of_the_folder_is_named(tmp_path, place):
+    (tmp_path / place.split("/")[0]).write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file, or a link that leads nowhere"):
+        go_on(tmp_path / place, recorded(), overwrite=True)
+    assert (tmp_path / place.split("/")[0]).read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="link is a file, or a link that leads nowhere"):
+        go_on(tmp_path / "link", recorded())
+
+
 def test_a_linked_folder_is_not_emptied(tmp_path):
     folder, other = finished(tmp_path / "run"), finished(tmp_path / "other")
     shutil.rmtree(folder / "validation")
