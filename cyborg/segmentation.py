@@ -29,7 +29,7 @@ from cyborg.crop import (
     resume,
     row_stamp,
 )
-from .manifest import Manifest, content_hash, did_you_mean, safe_path
+from .manifest import SPLITS, Manifest, content_hash, did_you_mean, safe_path
 from .models import load_exactly, read_state_dict
 from .pictures import read_picture
 from .saliency import is_flat, region_map, resize_map, write_map
@@ -345,9 +345,15 @@ def segment_manifest(
     column: str = "segmentation",  # of the manifest, and folder below its root
     threads: int | None = None,  # None: one a usable core
     overwrite: bool = False,  # throw away maps of another source
+    splits: Sequence[str] = SPLITS,  # whose images get one; the others keep what they have
 ) -> Segmented:
-    "Give every image a map from `source`, going on where it was stopped."
-    table, root = manifest.table, manifest.root
+    "Give images a map from `source`, going on where it was stopped."
+    whole, root = manifest.table, manifest.root
+    for split in splits:
+        manifest.split(split)  # refuses an unknown one
+    table = whole[whole["split"].isin(splits)]
+    if table.empty:
+        raise ValueError(f"no image of the splits {', '.join(splits)} in {manifest}")
     names = [f"{column}/{name}" for name in crop_names(table["image"])]
     place = {image: i for i, image in enumerate(table["image"])}
     told = getattr(source, "settings", getattr(source, "__qualname__", type(source).__name__))
@@ -363,5 +369,7 @@ def segment_manifest(
     missing = missing[records["map"] == ""].reset_index(drop=True)
     if len(missing) == len(table):
         raise ValueError(f"none of {len(table)} images got a map: {missing['reason'][0]}")
-    table = table.assign(**{column: records["map"].to_numpy()})
+    found = pd.Series(records["map"].to_numpy(), table.index)
+    before = whole.get(column, pd.Series("", whole.index))
+    table = whole.assign(**{column: found.reindex(whole.index).fillna(before)})
     return Segmented(Manifest(table, root, manifest.classes), missing)

@@ -74,6 +74,7 @@ def test_networks_score_and_parse_and_a_teachers_maps_are_cropped(photos, tmp_pa
     [
         ({"quality": "net.onnx"}, "quality is 'net.onnx', but keep is 0"),
         ({"parsing_classes": {"nose": 1}}, "parsing_classes is .*, but parsing names no network"),
+        ({"cropped": True}, "cropped is True, which leaves maps to be made"),
     ],
 )
 def test_settings_without_their_stage_are_refused(given, message):
@@ -86,3 +87,27 @@ def test_settings_without_their_stage_are_refused(given, message):
                 exec(source, namespace)
             if source.startswith("photographs:"):
                 namespace |= given
+
+
+def test_faces_that_are_cropped_already_get_maps_where_they_are_needed(tmp_path):
+    manifest, _ = photographs(tmp_path / "in")
+    table = manifest.table.assign(split=["train", "test"] * (len(manifest) // 2))
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    before = sorted(path.name for path in (tmp_path / "in").rglob("*"))
+    prepared(
+        photographs=str(tmp_path / "faces.csv"),
+        root=str(tmp_path / "in"),
+        out=str(tmp_path / "out"),
+        cropped=True,
+        parsing=str(two_classes(tmp_path / "bisenet.pth")),
+        parsing_classes={"nose": 2.0, "skin": 0.5},
+        map_splits=["train"],
+    )
+    done = read_manifest(tmp_path / "out" / "manifest.csv", root=tmp_path / "in")
+    assert done.table["image"].tolist() == table["image"].tolist()
+    given = done.table["segmentation"] != ""
+    assert given.tolist() == (table["split"] == "train").tolist()
+    image = read_picture(done.root / done.table["image"][0])
+    assert read_map(done.root / done.table["segmentation"][0]).shape == image.shape[:2]
+    made = {path.name for path in (tmp_path / "in").rglob("*")} - set(before)
+    assert "crops" not in made and "segmentation" in made

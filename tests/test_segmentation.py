@@ -177,7 +177,7 @@ def test_files_that_do_not_fit_are_named(network, tmp_path):
     with pytest.raises(WeightsError, match="weights.pth: not a readable weights file"):
         FaceParser(path)
     torch.save({"network": BiSeNet}, path)
-    with pytest.raises(WeightsError, match="holds more than tensors and was not opened"):
+    with pytest.raises(WeightsError, match="holds more than tensors .* and was not opened"):
         FaceParser(path)
     torch.save({"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}, path)
     message = (
