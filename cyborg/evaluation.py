@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KEYS', 'PRECISIONS', 'SCORES', 'FILES', 'PARTS', 'EXCLUDED', 'NOTE', 'PredictionsError', 'class_scores',
            'image_scores', 'evaluation_mode', 'Scored', 'score_batch', 'gather', 'prediction_rows', 'saliency_means',
-           'weights_digest', 'read_predictions', 'predict', 'read_maps', 'MeanMaps', 'read_mean_maps', 'Comparison',
-           'comparisons', 'seen_sources', 'auc_table', 'roc_points', 'score_table', 'accuracy', 'accuracy_table',
-           'agreement_table', 'class_table']
+           'weights_digest', 'read_predictions', 'predict', 'read_maps', 'Reference', 'MeanMaps', 'read_training_maps',
+           'read_mean_maps', 'mean_agreement', 'Comparison', 'comparisons', 'seen_sources', 'auc_table', 'roc_points',
+           'score_table', 'accuracy', 'accuracy_table', 'agreement_table', 'class_table']
 
 # %% ../nbs/09_evaluation.ipynb #f50dfba5
 import hashlib
@@ -15,7 +15,7 @@ import json
 import shutil
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .cam import Which, model_saliency
-from .data import Batch, ImageDataset, open_cache
+from .data import TRAINING_MAPS, Batch, ImageDataset, open_cache
 from cyborg.manifest import (
     METRICS,
     NO_SOURCES,
@@ -733,35 +733,149 @@ def read_maps(
     return maps
 
 # %% ../nbs/09_evaluation.ipynb #67cfa5ec
+class Reference(NamedTuple):
+    "What a mean model map is held against."
+
+    map: np.ndarray | None  # (h, w) in [0, 1]; None where there is none
+    words: str  # "mean human map of 40 test images", or why there is none
+
+
 class MeanMaps(NamedTuple):
-    "Mean maps over a test set."
+    "Mean maps over a test set, and over the training images of the same classes."
 
     model: np.ndarray | None  # (h, w) float64 in [0, 1], mean saliency; None where no image is
     human: np.ndarray | None  # (h, w), mean human map; None where no image has one
     n_model: int  # images behind the first
     n_human: int  # and behind the second
+    training: np.ndarray | None = None  # (h, w), mean human map of training images
+    n_training: int = 0  # images behind it
+    lacking: str = ""  # why there is none of training
+
+    @property
+    def reference(self) -> Reference:
+        "The mean human map of the test images, or else that of the training images."
+        if self.human is not None:
+            return Reference(self.human, f"mean human map of {self.n_human:,} test images")
+        if self.training is not None:
+            return Reference(
+                self.training, f"mean human map of {self.n_training:,} training images"
+            )
+        return Reference(None, f"no human map: no test image has one, and {self.lacking}")
+
+# %% ../nbs/09_evaluation.ipynb #bd6baf98
+def read_training_maps(
+    folder: str | Path,  # a run folder
+) -> RunningMean:  # keys "source|label"; none where no image has a map
+    "Mean human maps of the training images, as `train` keeps them."
+    path = Path(folder) / TRAINING_MAPS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: the run was trained before the mean training map was kept; "
+            "nbs/train.ipynb with the same settings writes it without training again"
+        )
+    with reading(path, "mean human maps; without it train writes them anew", PredictionsError):
+        return RunningMean.load(path)
+
+
+def _average(
+    means: RunningMean,
+    keys: Sequence[str],  # of it
+) -> tuple[np.ndarray | None, int]:  # (h, w), and the images behind it
+    "The mean over several keys, each image counted once."
+    n = [means.count(key) for key in keys]
+    maps = [means.mean(key) for key in keys]
+    return (np.average(maps, axis=0, weights=n) if n else None), sum(n)
+
+# %% ../nbs/09_evaluation.ipynb #cf8aaaa4
+def _training_mean(
+    means: RunningMean,  # keys "source|label", of training images
+    labels: Collection[str],
+) -> tuple[np.ndarray | None, int, str]:  # (h, w), the images behind it, and why there is none
+    "Mean human map of the training images of some classes."
+    found = _average(means, [key for key in means.keys if key.rpartition("|")[2] in labels])
+    if not means.keys:
+        return *found, "no training image has a human map"
+    classes = f"no training image of {', '.join(sorted(labels)) or 'this choice'} has a human map"
+    return *found, classes * (not found[1])
+
+
+def _sides(
+    means: RunningMean,  # of mean_maps.npz
+) -> tuple[list[str], list[str]]:  # keys of model saliency, and of human maps
+    "A source may itself be called human; only a human mean has a model's beside it."
+    people = [key for key in means.keys if key.removeprefix("human|") in {*means.keys} - {key}]
+    return [key for key in means.keys if key not in people], people
+
+
+def _mean_maps(
+    means: RunningMean,  # of mean_maps.npz
+    training: RunningMean | str,  # as for `_training_mean`, or why there is none
+    source: str,  # empty: all
+    label: str,  # empty: all
+) -> MeanMaps:
+    "The means over one choice of test images."
+    models, people = _sides(means)
+    for position, wanted in enumerate((source, label)):
+        models = [k for k in models if not wanted or k.rsplit("|", 1)[position] == wanted]
+    people = [key for key in people if key.removeprefix("human|") in models]
+    (model, n_model), (human, n_human) = (_average(means, keys) for keys in (models, people))
+    labels = {key.rpartition("|")[2] for key in models}
+    beside = (None, 0, training) if isinstance(training, str) else _training_mean(training, labels)
+    return MeanMaps(model, human, n_model, n_human, *beside)
 
 
 def read_mean_maps(
     folder: str | Path,  # of `predict`
     source: str = "",  # empty: all
     label: str = "",  # empty: all
+    training: RunningMean | None = None,  # of training images; None: as the run kept them
 ) -> MeanMaps:  # without maps where there is no such image
     "Mean model saliency and mean human map over sources and labels."
+    return _mean_maps(*_read_means(folder, training), source, label)
+
+
+def _read_means(
+    folder: str | Path,
+    training: RunningMean | None,
+) -> tuple[RunningMean, RunningMean | str]:  # of test and of training, or why that is not there
+    "What `_mean_maps` puts together."
     path = Path(folder) / "mean_maps.npz"
     with reading(path, "mean maps; predict makes them anew (overwrite=True)", PredictionsError):
         means = RunningMean.load(path)
-    maps, counts = [], []
-    # A source may itself be called human; only a human mean has a model's beside it.
-    people = [key for key in means.keys if key.removeprefix("human|") in {*means.keys} - {key}]
-    models = [key for key in means.keys if key not in people]
-    for position, wanted in enumerate((source, label)):
-        models = [k for k in models if not wanted or k.rsplit("|", 1)[position] == wanted]
-    for keys in (models, [key for key in people if key.removeprefix("human|") in models]):
-        n = [means.count(key) for key in keys]
-        maps.append(np.average([means.mean(key) for key in keys], axis=0, weights=n) if n else None)
-        counts.append(sum(n))
-    return MeanMaps(*maps, *counts)
+    try:
+        return means, read_training_maps(folder) if training is None else training
+    except (FileNotFoundError, PredictionsError) as error:
+        return means, str(error)
+
+# %% ../nbs/09_evaluation.ipynb #c9bfd295
+def mean_agreement(
+    folder: str | Path,  # of `predict`
+    training: RunningMean | None = None,  # as for `read_mean_maps`
+) -> pd.DataFrame:  # source, label ("" for all), n_images, n_training, METRICS, reason
+    "Agreement of mean model saliency with the mean human map of training images of these classes."
+    means, training = _read_means(folder, training)
+    sources, labels = zip(*(key.rsplit("|", 1) for key in _sides(means)[0]), strict=True)
+    choices = [("", ""), *(("", label) for label in sorted({*labels}))]
+    choices += [(source, "") for source in sorted({*sources})]
+    rows = [
+        {"source": source, "label": label}
+        | _mean_agreed(_mean_maps(means, training, source, label))
+        for source, label in choices
+    ]
+    return pd.DataFrame(rows)
+
+
+def _mean_agreed(
+    found: MeanMaps,
+) -> dict[str, float | str]:  # n_images, n_training, METRICS, reason
+    "Agreement of the model's mean with that of training; NaN and the reason where there is none."
+    values, reason = dict.fromkeys(METRICS, np.nan), found.lacking
+    if not reason:
+        pair = found.model[None], found.training[None]
+        values = {metric: float(value[0]) for metric, value in agreement(*pair).items()}
+        flat = np.isnan(list(values.values())).any()
+        reason = "one of the two mean maps is the same everywhere" * bool(flat)
+    return {"n_images": found.n_model, "n_training": found.n_training} | values | {"reason": reason}
 
 # %% ../nbs/09_evaluation.ipynb #2b991947
 class Comparison(NamedTuple):
@@ -1012,11 +1126,12 @@ def accuracy_table(
 
 def agreement_table(
     predictions: pd.DataFrame,  # source, label and METRICS
-) -> pd.DataFrame:  # source, label, n_images, n (those with a map), then the mean of each metric
-    "Mean agreement with the human maps by source and label; NaN where there is no map."
+) -> pd.DataFrame:  # source, label, n_images, n (those with a map), mean of each metric, reason
+    "Mean agreement with the human maps by source and label; NaN and the reason without a map."
     groups = predictions.groupby(["source", "label"])
     counts = pd.DataFrame({"n_images": groups.size(), "n": groups["cc"].count()})
-    return counts.join(groups[list(METRICS)].mean()).reset_index()
+    table = counts.join(groups[list(METRICS)].mean()).reset_index()
+    return table.assign(reason=np.where(table["n"] > 0, "", "no image has a human map"))
 
 # %% ../nbs/09_evaluation.ipynb #d7fc0fb5
 def class_table(

@@ -788,16 +788,27 @@ def mean_map_pair(
     smooth: bool = True,  # interpolate between cells
     colours: str = "magma",
     title: str = "Mean model saliency beside the mean human map",
+    training_mean: np.ndarray | None = None,  # (h, w) in [0, 1], mean human map of training images
+    n_training: int | None = None,  # images behind it
+    lacking: str = "",  # why there is none
 ) -> go.Figure:
     "Mean model saliency beside the mean human map, one fixed range (Fig. 7)."
-    pair = {"model saliency": model_mean, "human map": human_mean}
+    pair = {"model saliency": (model_mean, n_model), "human map": (human_mean, n_human)}
+    note = "" if human_mean is not None else "no test image has a human map"
+    if training_mean is not None:
+        pair["human map, training"] = (training_mean, n_training)
+    if training_mean is not None and human_mean is None:
+        del pair["human map"]
+        note += f"; beside it the mean human map of {n_training or 0:,} training images"
+    note = ", and ".join(filter(None, [note, lacking if human_mean is None else ""]))
     row = {}
-    for (name, map), n in zip(pair.items(), (n_model, n_human), strict=True):
+    for name, (map, n) in pair.items():
         size = "" if map is None else "{} × {} cells".format(*_check_map(map, name).shape)
         row[f"{name}<br>{size}" + (f", n = {n:,}" if n else "")] = map
-    figure = map_grid({"": row}, smooth, colours, title)
-    # Two maps have room to be larger than those of a grid.
-    on_paper(figure, 760, 470)
+    subtitle = "<br>".join(filter(None, ["Fixed range [0, 1], not stretched", plotly_text(note)]))
+    figure = map_grid({"": row}, smooth, colours, title, subtitle)
+    # Few maps have room to be larger than those of a grid.
+    on_paper(figure, 140 + 310 * len(pair), 470)
     return figure.update_layout(coloraxis_colorbar_len=300)
 
 # %% ../nbs/11_figures.ipynb #b4cded3f

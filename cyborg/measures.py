@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['VALIDATION', 'LIMITS', 'RATES', 'REPLICATES', 'WORK', 'INTERVALS', 'BASELINE', 'ANNOTATIONS', 'MOST_ANNOTATED',
            'ANNOTATORS', 'Compared', 'compared', 'order_rows', 'released_rows', 'threshold_rows', 'Calibrated',
-           'calibrated', 'image_rows', 'roc_table', 'Measured', 'measured', 'file_stamp', 'measures_digest', 'kept',
-           'run_stamp', 'remembered', 'MeasuredRun', 'scenario_intervals', 'mean_map_baseline', 'find_annotations',
-           'annotation_rows', 'AnnotatorMaps', 'annotator_maps', 'annotator_agreement', 'study_annotators']
+           'calibrated', 'image_rows', 'roc_table', 'Measured', 'measured', 'training_map_rows', 'training_maps_file',
+           'file_stamp', 'measures_digest', 'kept', 'run_stamp', 'remembered', 'MeasuredRun', 'scenario_intervals',
+           'mean_map_baseline', 'find_annotations', 'annotation_rows', 'AnnotatorMaps', 'annotator_maps',
+           'annotator_agreement', 'study_annotators']
 
 # %% ../nbs/09e_measures.ipynb #d42d02c7
 import hashlib
@@ -31,11 +32,12 @@ from cyborg.evaluation import (
     class_scores,
     comparisons,
     image_scores,
+    mean_agreement,
     read_maps,
     read_predictions,
 )
 from .manifest import Manifest, atomic_path, read_manifest
-from .saliency import NPZ_ERRORS, human_map, resize_map, unit_range
+from .saliency import NPZ_ERRORS, RunningMean, human_map, resize_map, unit_range
 from cyborg.statistics import (
     AUCBlocks,
     Bootstrap,
@@ -499,6 +501,29 @@ def _refuse_unscored(
     if bad or not len(predictions):
         what = f"score is not finite in {bad} of {len(predictions)} rows" if bad else "no images"
         raise ValueError(f"{folder / FILES[-1]}: {what}")
+
+# %% ../nbs/09e_measures.ipynb #287cb85a
+def training_map_rows(
+    folder: str | Path,  # a run folder with mean maps
+    training: RunningMean | None = None,  # of `human_map_means`; None: as the run kept them
+) -> pd.DataFrame:  # rows of measures
+    "Agreement of the mean model map with the mean training map: of all, by class, by source."
+    rows = []
+    for one in mean_agreement(folder, training).to_dict("records"):
+        tail = f"_{one['label']}" if one["label"] else ""
+        rows.append(_row(f"n_training_maps{tail}", one["source"], one["n_training"]))
+        named = {f"{metric}_training{tail}": one[metric] for metric in METRICS}
+        rows += [_row(name, one["source"], value, one["reason"]) for name, value in named.items()]
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"seen": "boolean"})
+
+
+def training_maps_file(
+    study: str | Path,  # folder of a study
+    data: str,
+    cells: str,  # of the maps, "7x7"
+) -> Path:  # for `RunningMean.load`; there once the study was collected
+    "Where a study keeps the mean human maps of training."
+    return Path(study) / "collected" / f"training_maps-{data}-{cells}.npz"
 
 # %% ../nbs/09e_measures.ipynb #22a2b61b
 def file_stamp(

@@ -9,9 +9,9 @@ __all__ = ['LOW_IS_BEST', 'UNRANKED', 'MEASURES', 'PRINTED', 'DETECTORS', 'TARGE
            'grid_table', 'systems_table', 'difference_table', 'difference_figure', 'tests_table', 'generator_tests',
            'roc_panels', 'roc_by_generator', 'frozen_table', 'frozen_figure', 'delong_table', 'frozen_by_generator',
            'frozen_roc_by_generator', 'combinations_table', 'accuracy_figure', 'generator_figure', 'mean_map_figure',
-           'agreement_figure', 'annotator_table', 'reliability_figure', 'run_tables', 'robustness_figure',
-           'salience_table', 'audit_figure', 'findings_table', 'Section', 'Page', 'page_html', 'write_page',
-           'latex_text']
+           'agreement_figure', 'training_agreement_table', 'annotator_table', 'reliability_figure', 'run_tables',
+           'robustness_figure', 'salience_table', 'audit_figure', 'findings_table', 'Section', 'Page', 'page_html',
+           'write_page', 'latex_text']
 
 # %% ../nbs/11a_report.ipynb #e675015e
 import html
@@ -33,7 +33,7 @@ from pandas.io.formats.style import Styler
 from plotly.subplots import make_subplots
 
 from .audit import StudyAudit, read_audit
-from .evaluation import KEYS, METRICS, SUMMARIES, read_mean_maps
+from .evaluation import KEYS, METRICS, SUMMARIES, MeanMaps, read_mean_maps
 from cyborg.figures import (
     CHANCE,
     SOURCE_COLOURS,
@@ -51,7 +51,9 @@ from cyborg.figures import (
 )
 from .importers import UND_WACV_2023
 from .manifest import atomic_path, did_you_mean
+from .measures import training_maps_file
 from .robustness import stability_of_runs
+from .saliency import RunningMean
 from .scorers import FROZEN, FrozenTables, predicted_with, read_frozen
 from .statistics import interval_of, over_runs, paired_table
 
@@ -476,6 +478,7 @@ MEASURES = {  # (measure, source) -> what the table calls it
     ("cc", ""): "agreement with human maps, CC",
     ("sim", ""): "agreement with human maps, SIM",
     ("kl", ""): "agreement with human maps, KL",
+    ("cc_training", ""): "agreement of mean maps with the mean training map, CC",
 }
 
 # %% ../nbs/11a_report.ipynb #8ce4103b
@@ -1379,6 +1382,27 @@ def generator_figure(
     figure = auc_by_source(runs, f"AUC by generator, {_panel_name(tables, data, network)}")
     return _noted(figure, tables, _rows_of(runs))
 
+# %% ../nbs/11a_report.ipynb #5df78d13
+def _training_maps(
+    tables: StudyTables,
+    run: Any,  # a row of `runs`
+) -> RunningMean | None:  # None: as the run kept them
+    "The mean human maps of training that are the same for all runs on some data."
+    path = training_maps_file(tables.folder, run.data, run.cells)
+    if not path.is_file():  # collected by an earlier version
+        return None
+    with _reading(path):
+        return RunningMean.load(path)
+
+
+def _people_words(
+    found: MeanMaps,
+) -> str:
+    "Which human maps a figure shows, or why none."
+    test = f"human: {found.reference.words}" if found.n_human else "no test image has a human map"
+    training = f"human, training: mean human map of {found.n_training:,} training images"
+    return plotly_text(f"{test}; {found.lacking or training}")
+
 # %% ../nbs/11a_report.ipynb #d5bf383f
 def mean_map_figure(
     tables: StudyTables,
@@ -1389,23 +1413,26 @@ def mean_map_figure(
     "Mean model saliency over the test images: a row a scenario, a tile a run, human mean first."
     data = _order(tables, "data")[0] if data is None else data
     runs = tables.runs[_equal(tables.runs, data=data, network=network, collected=True)]
-    maps, lost, drawn = {}, [], {}
+    maps, lost, drawn, about = {}, [], {}, []
     for scenario in _order(tables, "scenario"):
         for run in runs[runs["scenario"] == scenario].sort_values("seed").head(most).itertuples():
             folder = tables.folder / str(run.name)
             try:
                 with _reading(folder / "mean_maps.npz"):
-                    found = read_mean_maps(folder)
+                    found = read_mean_maps(folder, training=_training_maps(tables, run))
             except (ReportError, FileNotFoundError) as error:
                 lost.append(str(error))
                 continue
-            row = maps.setdefault(scenario, {"human": found.human})
-            row[f"seed {run.seed}"], drawn[run.Index] = found.model, found.n_model
+            people = {"human": found.human, "human, training": found.training}
+            people = {name: map for name, map in people.items() if map is not None}
+            maps.setdefault(scenario, people)[f"seed {run.seed}"] = found.model
+            drawn[run.Index] = found.n_model
+            about.append(_people_words(found))
     if not maps:
         none = "; ".join(lost) or "none was collected"
         raise ReportError(f"no run of {network} on {data} has mean maps: {none}")
     note = "Mean over the test images; fixed range [0, 1], not stretched"
-    note = "<br>".join([note, *(f"Left out: {error}" for error in lost)])
+    note = "<br>".join([note, *dict.fromkeys(about), *(f"Left out: {error}" for error in lost)])
     title = f"Average class activation maps, {_panel_name(tables, data, network)}"
     figure = map_grid(maps, title=title, subtitle=note)
     images = _each(drawn.values(), "test images")
@@ -1413,19 +1440,22 @@ def mean_map_figure(
 
 # %% ../nbs/11a_report.ipynb #03f220c4
 _REFERENCES = {"mean_map": ("mean training map", "dash"), "ceiling": ("other annotators", "dot")}
-TARGETS = {"map": "human maps", "annotator": "one annotator"}
+TARGETS = {
+    "map": "human maps",
+    "annotator": "one annotator",
+    "training": "the mean training map",
+}
 
 
 def agreement_figure(
     tables: StudyTables,
     metric: str = "cc",  # cc, sim, kl, iou, pointing
-    target: str = "map",  # the human map of an image; or annotator: each of its annotators in turn
+    target: str = "map",  # of an image; annotator: each annotator in turn; training: of means
 ) -> go.Figure:
     "Agreement with people by scenario, beside its references."
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
-    rows = _measure(tables, metric, "") if target == "map" else _annotators(tables, metric)
-    rows = rows.rename(columns={"model": "value"})
+    rows = _agreements(tables, metric, target)
     cells = cells_of(tables)
     figure = make_subplots(
         1, len(cells), subplot_titles=[_panel_name(tables, *c) for c in cells], shared_yaxes=True
@@ -1450,20 +1480,82 @@ def agreement_figure(
     )
     who = TARGETS[target]
     figure.update_yaxes(title_text=f"agreement with {who} ({metric.upper()})", col=1)
-    note = "Small: a run; large: mean over runs; lines: what is reached without a network"
+    note = "Small: a run; large: mean over runs"
+    if target == "training":
+        note = f"{note}<br>Mean map over the test images against the mean human map of training"
+    else:
+        note += "; lines: what is reached without a network"
     if target == "annotator":
         note = f"{note}<br>{int(rows['n_annotators'].max()):,} maps of people"
-    title = "Where they look" if target == "map" else "Where they look, and where people agree"
+    titles = {"map": "Where they look", "annotator": "Where they look, and where people agree"}
+    title = titles.get(target, "Where they look on average")
     figure.update_layout(
         template=TEMPLATE, title_text=title, title_subtitle_text=note, showlegend=False
     )
     on_paper(figure, max(520, 120 + len(cells) * (90 + 70 * len(names))), 470)
     figure.update_layout(margin_t=135)
     drawn = rows[rows["value"].notna()]
+    if target == "training":
+        return _noted(figure, tables, drawn, _training_counts(tables, drawn))
     whole = _equal(tables.measures, measure="n_maps", source="")
     maps = tables.measures[whole].merge(drawn[KEYS].drop_duplicates(), on=KEYS)["value"]
     counts = maps if target == "map" else drawn["n_images"]
     return _noted(figure, tables, drawn, _each(counts, "test images with a map"))
+
+# %% ../nbs/11a_report.ipynb #76c305b9
+def _agreements(
+    tables: StudyTables,
+    metric: str,
+    target: str,  # of TARGETS
+) -> pd.DataFrame:  # KEYS, value
+    "Agreement of each run; ReportError with the reason where no run has any."
+    if target == "annotator":
+        return _annotators(tables, metric).rename(columns={"model": "value"})
+    name = f"{metric}_training" if target == "training" else metric
+    there = tables.measures["measure"].eq(name) & tables.measures["source"].eq("")
+    if target == "training" and not there.any():
+        told = [text for text in tables.problems if "training map" in text]
+        why = "; ".join(told) or "it was collected before this was measured: collect it again"
+        raise ReportError(f"no agreement with the mean training map: {why}")
+    rows = _measure(tables, name, "")
+    if rows["value"].isna().all():
+        reasons = "; ".join(dict.fromkeys(rows["reason"].fillna("").replace("", "no value")))
+        more = "; the mean maps of training are beside" if target == "map" else ""
+        raise ReportError(f"{reasons}{more}")
+    return rows
+
+
+def _training_counts(
+    tables: StudyTables,
+    drawn: pd.DataFrame,  # with KEYS
+) -> str:  # "200 test images each, against 1,765 training images with a map"
+    "What both means are over."
+    values = {}
+    for name in ("n_images", "n_training_maps"):
+        rows = tables.measures[_equal(tables.measures, measure=name, source="")]
+        values[name] = rows.merge(drawn[KEYS].drop_duplicates(), on=KEYS)["value"]
+    test = _each(values["n_images"], "test images")
+    return f"{test}, {_each(values['n_training_maps'], 'training images with a map')}"
+
+# %% ../nbs/11a_report.ipynb #f2dbdf63
+def training_agreement_table(
+    tables: StudyTables,
+) -> TextTable:
+    "Agreement of mean model maps with the mean training map: all images and each class."
+    _agreements(tables, "cc", "training")  # or the reason why there is none
+    pattern = rf"({'|'.join(METRICS)})_training(?:_(.+))?"
+    parts = tables.measures["measure"].str.extract(f"^{pattern}$")
+    rows = tables.measures.assign(metric=parts[0], images=parts[1].fillna("all"))
+    rows = rows[rows["metric"].notna() & rows["source"].eq("")]
+    index = [*(["data"] if rows["data"].nunique() > 1 else []), "network", "images", "metric"]
+    found = over_runs(rows, [*KEYS[:2], "images", "metric"])
+    found = found.assign(turn=found["metric"].map(METRICS.index), place=found["images"] != "all")
+    found = found.sort_values(["data", "network", "place", "images", "turn"], kind="stable")
+    low = found.drop_duplicates(index)["metric"].isin(LOW_IS_BEST).to_numpy()
+    found["metric"] = found["metric"].str.upper()
+    table = text_table(found, index, "scenario", low)
+    order = [name for name in _order(tables, "scenario") if name in table.text]
+    return TextTable(table.text[order], table.bold[order])
 
 # %% ../nbs/11a_report.ipynb #3419c215
 def _references(

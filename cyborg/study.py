@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 import cyborg
 from .audit import study_audit, write_audit
-from .data import Batch
+from .data import Batch, human_map_means
 from .demo import make_demo
 from .evaluation import KEYS
 from .guidance import Imputation
@@ -77,6 +77,8 @@ from cyborg.measures import (
     run_stamp,
     scenario_intervals,
     study_annotators,
+    training_map_rows,
+    training_maps_file,
 )
 from .models import Network, NetworkError, WeightsError
 from cyborg.runner import (
@@ -87,6 +89,7 @@ from cyborg.runner import (
     run_state,
     write_outcome,
 )
+from .saliency import RunningMean
 from .scorers import FROZEN, TRUST, check_entry, is_trusted, make_scorer, score_frozen
 from cyborg.training import (
     PRESETS,
@@ -168,7 +171,7 @@ def compare(
         raise SystemExit(f"cyborg-compare: {error}") from error
     if not found.columns.is_unique:
         found.columns = [Path(folder).resolve().name for folder in folders]
-    print(found.map("{:.3f}".format).to_string())
+    print(found.map(lambda value: "none" if np.isnan(value) else f"{value:.3f}").to_string())
 
 # %% ../nbs/10_study.ipynb #d2270a43
 class StudyError(ValueError):
@@ -1495,6 +1498,49 @@ def _intervals(
         return pd.DataFrame(columns=["data", "network", *INTERVALS])
     return pd.concat(tables, ignore_index=True)
 
+# %% ../nbs/10_study.ipynb #6627b16f
+def _training_maps(
+    study: Study,
+    data: str,
+    cells: str,  # "7x7"
+) -> RunningMean:  # keys "source|label"; none where no training image has a map
+    "Mean human maps of training, of the manifest that scenarios may take other maps from."
+    places, size = _places(study, data), tuple(map(int, cells.split("x")))
+
+    def make() -> dict[str, np.ndarray]:
+        means = human_map_means(_read_places(places).split("train"), size)
+        counts = np.array([means.count(key) for key in means.keys], dtype=np.int64)
+        maps = [means.mean(key).astype(np.float64) * means.count(key) for key in means.keys]
+        sums = np.stack(maps) if maps else np.zeros((0, *size))
+        return {"keys": np.array(means.keys, dtype=np.str_), "counts": counts, "sums": sums}
+
+    stamp = file_stamp(Path(places["manifest"])) | {"code": measures_digest()}
+    path = training_maps_file(study.folder, data, cells)
+    kept(path, stamp, make)
+    return RunningMean.load(path)
+
+
+def _training_rows(
+    study: Study,
+    taken: Sequence[_Taken],
+) -> tuple[list[tuple[StudyRun, pd.DataFrame]], list[str]]:  # rows of measures, and problems
+    "Each run's mean map against the mean human map of training."
+    found, rows, problems = {}, [], []
+    for data, cells in dict.fromkeys((one.run.data, one.found.cells) for one in taken):
+        try:
+            found[data, cells] = _training_maps(study, data, cells) if cells else None
+        except (ValueError, OSError) as error:
+            problems.append(f"data {data}: no mean training map, {error}")
+    for one in taken:
+        if (key := (one.run.data, one.found.cells)) not in found:
+            continue
+        try:
+            table = training_map_rows(one.run.config.folder, found[key])
+            rows.append((one.run, table.assign(differs=one.differs)))
+        except (ValueError, OSError) as error:
+            problems.append(f"{one.run.config.name}: no agreement with training maps, {error}")
+    return rows, problems
+
 # %% ../nbs/10_study.ipynb #f4e21bb0
 BASELINES = ["data", "cells", *BASELINE]  # columns
 
@@ -1593,6 +1639,8 @@ def collect(
     taken, problems = _taken(study, finished, differ)
     problems = damaged + problems
     measures = [(o.run, o.found.measures.assign(differs=o.differs)) for o in taken]
+    of_training, lacking = _training_rows(study, taken)
+    measures += of_training
     tables = {
         "measures": _joined(measures, ["measure", "source", "seen", "value", "reason", "differs"]),
         "histories": _joined([(one.run, one.history) for one in taken], ["epoch"]),
@@ -1601,6 +1649,7 @@ def collect(
         "intervals": _intervals(study, taken),
     }
     baselines, more = _baselines(study, taken)
+    more += lacking
     study.folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         _write(study, table, f"{name}.parquet")
@@ -1619,13 +1668,20 @@ _BIN_COLUMNS = ["split", "scaled", "n", "predicted", "observed"]
 # %% ../nbs/10_study.ipynb #4b0bbdda
 def _mean_and_sd(values: pd.Series) -> str:
     "Mean, standard deviation where there is one, and number."
+    if not values.count():
+        return "none"
     spread = f" ± {values.std():.3f}" if values.count() > 1 else ""
     return f"{values.mean():.3f}{spread} ({values.count()})"
 
 
 def summary(
     measures: pd.DataFrame,  # of `collect`
-    names: Sequence[str] = ("auc macro_unseen", "auc macro_seen", "cc"),  # measure, and source
+    names: Sequence[str] = (
+        "auc macro_unseen",
+        "auc macro_seen",
+        "cc",
+        "cc_training",
+    ),  # measure, and source
 ) -> pd.DataFrame:  # a row a data, network and scenario; "0.712 ± 0.010 (3)", (runs)
     "Mean and standard deviation over seeds of some measures."
     rows = measures.assign(name=(measures["measure"] + " " + measures["source"]).str.strip())

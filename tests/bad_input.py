@@ -238,6 +238,7 @@ def _scored(folder: Path) -> Path:
     means = RunningMean()
     means.update(np.full((1, 4, 4), 0.5), ["gan|synthetic"])
     means.save(path.parent / "mean_maps.npz")
+    means.save(path.parent / "training_maps.npz")
     return path.parent
 
 
@@ -415,6 +416,9 @@ READERS: dict[str, Reader] = {
     "evaluation.read_maps": Reader(_scored, _call("evaluation", "read_maps"), "saliency.npy"),
     "evaluation.read_mean_maps": Reader(
         _scored, _call("evaluation", "read_mean_maps"), "mean_maps.npz"
+    ),
+    "evaluation.read_training_maps": Reader(
+        _scored, _call("evaluation", "read_training_maps"), "training_maps.npz"
     ),
     "annotation.read_annotations": Reader(
         _csv("a.csv", MARKS), _call("annotation", "read_annotations")

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from cyborg import evaluation
-from cyborg.data import ImageError, decode_image
+from cyborg.data import TRAINING_MAPS, ImageError, decode_image
 from cyborg.evaluation import (
     FILES,
     METRICS,
@@ -34,6 +34,7 @@ from cyborg.evaluation import (
     auc_table,
     class_table,
     evaluation_mode,
+    mean_agreement,
     predict,
     prediction_rows,
     read_mean_maps,
@@ -227,6 +228,79 @@ def test_mean_maps_of_the_whole_set(manifest, tmp_path):
     bare = Manifest(table.assign(map=""), manifest.root)
     overall = read_mean_maps(predict(Tiny(), bare, tmp_path / "bare").parent)
     assert overall.human is None and overall.n_human == 0
+
+
+def planted(folder: Path, n: int = 3) -> RunningMean:
+    "Training maps of n authentic images, all at the left, and of one synthetic image at the right."
+    left, right = np.zeros((2, 4, 4))
+    left[:, 0], right[:, 3] = 1, 1
+    means, keys = RunningMean(), ["phone|authentic"] * n + ["old gan|synthetic"]
+    means.update(np.stack([left] * n + [right]), keys)
+    means.save(folder / TRAINING_MAPS)
+    return means
+
+
+def test_without_maps_of_test_images_those_of_training_are_the_reference(manifest, tmp_path):
+    bare = Manifest(manifest.table.assign(map=""), manifest.root)
+    folder = predict(Tiny(), bare, tmp_path / "bare").parent
+    assert read_mean_maps(folder).reference.map is None
+    assert "before the mean training map was kept" in read_mean_maps(folder).reference.words
+    planted(folder)
+    whole = read_mean_maps(folder).reference
+    assert whole.words == "mean human map of 4 training images"
+    assert whole.map[0].tolist() == [0.75, 0, 0, 0.25]  # each image counts once
+    gan = read_mean_maps(folder, source="progan").reference  # which no training source is called
+    assert gan.words == "mean human map of 1 training images" and gan.map[0].tolist() == [
+        0,
+        0,
+        0,
+        1,
+    ]
+    with_maps = predict(Tiny(), manifest, tmp_path / "run").parent
+    planted(with_maps)
+    found = read_mean_maps(with_maps)
+    assert found.reference.words == f"mean human map of {found.n_human} test images"
+    assert found.n_training == 4  # both are there
+
+
+def test_mean_maps_agree_with_those_of_training_by_class_and_source(tmp_path):
+    means, maps = RunningMean(), np.zeros((2, 4, 4))
+    maps[0, :, 0], maps[1, :, 3] = 1, 1
+    means.update(maps[[0, 1, 0]], ["cam|authentic", "a|synthetic", "b|synthetic"])
+    means.update(maps[:1], ["human|cam|authentic"])  # of a test image: no class of its own
+    means.save(tmp_path / "mean_maps.npz")
+    table = mean_agreement(tmp_path, planted(tmp_path)).set_index(["source", "label"])
+    assert [*table.index] == [
+        *(("", ""), ("", "authentic"), ("", "synthetic")),
+        *(("a", ""), ("b", ""), ("cam", "")),
+    ]
+    assert table["cc"]["cam", ""] == pytest.approx(1)
+    assert table["cc"]["a", ""] == pytest.approx(1)
+    assert table["cc"]["b", ""] == pytest.approx(-1 / 3)
+    assert table["cc"]["", "synthetic"] == pytest.approx(3**-0.5)
+    assert table["n_training"].tolist() == [4, 3, 1, 1, 1, 3]
+    assert table["n_images"].tolist() == [3, 1, 2, 1, 1, 1]
+    assert table["reason"].eq("").all()
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (None, "trained before"),
+        ([], "no training image has a human map"),
+        (["cam|authentic"], "no training image of synthetic has a human map"),
+        (["gan|synthetic"], "same everywhere"),
+    ],
+)
+def test_where_there_is_no_agreement_of_means_there_is_a_reason(kept, words, tmp_path):
+    means, training = RunningMean(), RunningMean()
+    means.update(np.full((1, 2, 2), 0.5), ["a|synthetic"])
+    means.save(tmp_path / "mean_maps.npz")
+    if kept is not None:
+        training.update(np.eye(2)[None].repeat(len(kept), 0), kept)
+        training.save(tmp_path / TRAINING_MAPS)
+    table = mean_agreement(tmp_path)
+    assert table["cc"].isna().all() and table["reason"].str.contains(words).all()
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -763,6 +837,8 @@ def test_accuracy_and_agreement_by_source(manifest, tmp_path):
     assert table.loc["ffhq", "n"] == len(rows) < table.loc["ffhq", "n_images"]
     for metric in METRICS:
         assert table.loc["ffhq", metric] == pytest.approx(rows[metric].mean())
+    table = agreement_table(predictions.assign(**dict.fromkeys(METRICS, np.nan)))
+    assert table["reason"].eq("no image has a human map").all()
 
 
 @pytest.mark.parametrize("words", [("nature", "ai"), ("genuine", "fake"), ("bona fide", "attack")])

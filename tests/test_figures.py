@@ -624,6 +624,27 @@ def test_a_test_set_without_human_maps_is_drawn_as_such(metric):
     texts = {note.text for note in pair.layout.annotations}
     assert texts == {"model saliency<br>2 × 2 cells, n = 12", "human map<br>", "no map"}
     assert len(pair.data) == 1
+    assert "no test image has a human map" in pair.layout.title.subtitle.text
+
+
+def test_maps_of_training_take_the_place_of_those_that_test_images_lack():
+    beside = dict(training_mean=np.eye(2), n_training=1765)
+    pair = mean_map_pair(np.zeros((2, 2)), None, 12, 0, **beside)
+    texts = {note.text for note in pair.layout.annotations}
+    names = {
+        "model saliency<br>2 × 2 cells, n = 12",
+        "human map, training<br>2 × 2 cells, n = 1,765",
+    }
+    assert texts == names  # and no empty panel
+    assert pair.layout.title.subtitle.text.endswith(
+        "no test image has a human map; beside it the mean human map of 1,765 training images"
+    )
+    both = mean_map_pair(np.zeros((2, 2)), np.full((2, 2), 0.4), 12, 5, **beside)
+    highest = [float(np.max(t.z)) for t in both.data if t.type == "heatmap"]
+    assert highest == pytest.approx([0, 0.4, 1])
+    assert "no test image" not in both.layout.title.subtitle.text
+    neither = mean_map_pair(np.zeros((2, 2)), None, 12, 0, lacking="no training image has one")
+    assert neither.layout.title.subtitle.text.endswith("and no training image has one")
 
 
 # -------------------------------------------------------------- comparison

@@ -39,6 +39,7 @@ from cyborg.report import (
     roc_panels,
     run_tables,
     systems_table,
+    training_agreement_table,
     write_page,
 )
 from cyborg.saliency import RunningMean
@@ -199,8 +200,17 @@ def test_mean_maps_are_those_of_the_runs(tmp_path):
     figure = mean_map_figure(tables, "resnet50")
     heats = {t.name: np.mean(t.z) for t in figure.data if isinstance(t, go.Heatmap)}
     assert heats["cyborg seed 1"] == pytest.approx(0.2)
-    assert len(heats) == 6  # and no human map, which is said
-    assert sum(note.text == "no map" for note in figure.layout.annotations) == 2
+    assert len(heats) == 6 and "no test image has a human map" in note_of(figure)
+    assert "trained before the mean training map was kept" in note_of(figure)
+    assert not any(note.text == "no map" for note in figure.layout.annotations)
+    people = RunningMean()
+    people.update(np.full((1765, 2, 2), 0.4), ["1|a"] * 1765)
+    (tmp_path / "collected").mkdir()
+    people.save(tmp_path / "collected/training_maps-faces-2x2.npz")
+    figure = mean_map_figure(tables, "resnet50")
+    heats = {t.name: np.mean(t.z) for t in figure.data if isinstance(t, go.Heatmap)}
+    assert len(heats) == 8 and heats["classical human, training"] == pytest.approx(0.4)
+    assert "mean human map of 1,765 training images" in note_of(figure)
     with pytest.raises(ReportError, match="no run of densenet"):
         mean_map_figure(tables, "densenet")
 
@@ -575,6 +585,45 @@ def test_single_runs_have_the_interval_of_their_scores(tables):
     parts = [rows.assign(measure=name, value=value) for name, value in perfect.items()]
     own = tables._replace(measures=pd.concat(parts, ignore_index=True))
     assert report.delong_table(own).iloc[0, 4] == pytest.approx(0.025 ** (1 / 20))
+
+
+def with_training(tables: StudyTables) -> StudyTables:
+    "Agreement of mean maps with those of training: 0.9 of CYBORG, 0.5 of others, by class half."
+    rows = tables.measures[tables.measures["measure"] == "cc"]
+    value = np.where(rows["scenario"] == "cyborg", 0.9, 0.5) + 0.01 * rows["seed"]
+    own = [rows.assign(measure="cc_training", value=value)]
+    own += [rows.assign(measure="cc_training_synthetic", value=value / 2)]
+    own += [rows.assign(measure="n_training_maps", value=1765.0)]
+    return tables._replace(measures=pd.concat([tables.measures, *own], ignore_index=True))
+
+
+def test_mean_maps_are_held_against_those_of_training_classical_runs_beside(tables):
+    figure = agreement_figure(with_training(tables), target="training")
+    means = [t.y[0] for t in figure.data if t.meta == "mean"]
+    assert means == pytest.approx([0.51, 0.91, 0.51])
+    runs = [list(t.y) for t in figure.data if t.meta == "runs"]
+    assert runs[1] == pytest.approx([0.9, 0.91, 0.92])  # a dot a seed
+    assert "60 test images each, 1,765 training images with a map each" in note_of(figure)
+    table = training_agreement_table(with_training(tables)).text
+    assert table.loc[("resnet50", "all", "CC")].tolist() == ["0.510 ± 0.010", "0.910 ± 0.010"]
+    assert table.loc[("resnet50", "synthetic", "CC"), "cyborg"] == "0.455 ± 0.005"
+
+
+def test_agreement_that_cannot_be_shown_gives_the_reason(tables):
+    with pytest.raises(ReportError, match="collected before this was measured"):
+        agreement_figure(tables, target="training")
+    lost = tables._replace(problems=["data faces: no mean training map, a.png is gone"])
+    with pytest.raises(ReportError, match=r"a\.png is gone"):
+        training_agreement_table(lost)
+    rows = with_training(tables).measures
+    empty = rows["measure"].isin(["cc", "cc_training"])
+    rows.loc[empty, "value"] = np.nan
+    rows.loc[empty, "reason"] = "no image has a map"
+    none = tables._replace(measures=rows)
+    with pytest.raises(ReportError, match="no image has a map; the mean maps of training"):
+        agreement_figure(none)
+    with pytest.raises(ReportError, match="no image has a map$"):
+        agreement_figure(none, target="training")
 
 
 # --- damage, and runs that were left out ---------------------------------------------------------

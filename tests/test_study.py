@@ -34,6 +34,7 @@ from cyborg.evaluation import METRICS, read_predictions
 from cyborg.manifest import ManifestError, read_manifest
 from cyborg.models import WeightsError, make_network
 from cyborg.runner import LOG, REPORT, Outcome, run_state
+from cyborg.saliency import RunningMean
 from cyborg.study import (
     NOTEBOOK,
     StudyError,
@@ -632,6 +633,10 @@ def write_finished(run, shift=0.0, n=40, note=None) -> None:
     (folder / "config.json").write_text(json.dumps(record))
     (folder / "outcome.json").write_text(json.dumps(Outcome(True, "", 1.0, "h")._asdict()))
     pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.4]}).to_csv(folder / "history.csv", index=False)
+    means, maps = RunningMean(), np.zeros((3, 2, 2))
+    maps[..., int(run.config.alpha == 1)] = 1  # the left, where people looked; classical: the right
+    means.update(maps, ["camera|authentic", "known|synthetic", "novel|synthetic"])
+    means.save(folder / "mean_maps.npz")
     for split, where in (("test", folder), ("val", folder / "validation")):
         rng = np.random.default_rng([run.seed, round(100 * run.config.alpha), split == "val"])
         table = pd.DataFrame({"source": np.repeat(["camera", "known", "novel"], n)})
@@ -690,9 +695,48 @@ def test_what_is_collected(content, tmp_path):
     assert set(baseline["metric"]) == set(METRICS)
     cells = summary(found.measures).loc[("faces", "resnet18", "classical")]
     assert cells["auc macro_unseen"].endswith("(3)")
-    assert len(cells) == 3
+    assert len(cells) == 4
     assert "" in set(baseline["source"])
     assert len(pd.read_csv(study.folder / "problems.csv")) == 0
+    for name, source in (("", ""), ("_authentic", ""), ("_synthetic", ""), ("", "novel")):
+        wanted = (found.measures["measure"] == f"cc_training{name}") & (
+            found.measures["source"] == source
+        )
+        rows = found.measures[wanted]
+        assert len(rows) == 10 and rows["reason"].eq("").all()
+        assert np.allclose(rows["value"], np.where(rows["scenario"] == "cyborg", 1, -1))
+    counts = found.measures.query("measure == 'n_training_maps' and source == ''")["value"]
+    assert set(counts) == {13}
+    kept = RunningMean.load(measures.training_maps_file(study.folder, "faces", "2x2"))
+    assert sum(map(kept.count, kept.keys)) == 13
+
+
+def test_one_reference_for_all_also_for_runs_on_other_maps_or_on_none(content, tmp_path):
+    """Segmentation maps and images without maps have a mean of their own, or none."""
+    scenarios = ["classical", {"segmentation": {"map_column": "segmentation"}}]
+    study = make_study(content | {"scenarios": scenarios, "seeds": 1}, runs=tmp_path)
+    for run in study_runs(study):
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+        other = RunningMean()
+        other.update(np.eye(2)[None], ["toy|authentic"])
+        other.save(run.config.folder / "training_maps.npz")
+    rows = collect(study).measures.query("measure == 'n_training_maps' and source == ''")
+    assert rows["value"].tolist() == [13, 13]
+
+
+def test_training_maps_that_are_gone_are_a_problem_and_not_a_zero(content, tmp_path):
+    study = make_study(content | {"seeds": 1}, runs=tmp_path)
+    for run in study_runs(study):
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+    table = read_manifest(content["data"]["faces"]["manifest"]).table
+    table = table.assign(map="gone_" + table["map"])
+    table.to_csv(tmp_path / "gone.csv", index=False)
+    study.data["faces"]["manifest"] = str(tmp_path / "gone.csv")
+    found = collect(study)
+    assert any(
+        "13 of 13 human maps cannot be read, first gone_map0.png" in p for p in found.problems
+    )
+    assert not found.measures["measure"].str.contains("training").any()
 
 
 def test_collecting_again_measures_only_what_is_new(content, tmp_path, monkeypatch):

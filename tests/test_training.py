@@ -21,10 +21,10 @@ from literal_training import literal_run, write_images
 from PIL import Image
 
 from cyborg import data, training
-from cyborg.data import Batch, CacheError
+from cyborg.data import TRAINING_MAPS, Batch, CacheError
 from cyborg.manifest import Manifest, ManifestError, read_manifest
 from cyborg.models import NetworkError, make_network
-from cyborg.saliency import unit_range, write_map
+from cyborg.saliency import RunningMean, read_map, resize_map, unit_range, write_map
 from cyborg.training import (
     PRESETS,
     SETTINGS,
@@ -641,3 +641,24 @@ def test_a_disk_too_small_for_cache_and_run_is_told_before_the_folder_is_made(
     monkeypatch.setattr(data, "disk_usage", lambda _: Usage(20_000_000))
     manifest, network, _ = check_run(config)
     assert "for the run" in check_room(config, manifest, network)
+
+
+# --- the mean training map ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [{"maps": "inverted"}, {"alpha": 1.0}])
+def test_a_run_keeps_the_mean_human_map_whatever_it_was_trained_on(own, faces, tmp_path):
+    config = run_config(settings(faces, tmp_path, epochs=1, **own))
+    folder = train(config)
+    found = RunningMean.load(folder / TRAINING_MAPS)
+    rows = [i for i in range(13) if i % 3 != 2]  # every third training image has no map
+    for k, label in enumerate(("authentic", "synthetic")):
+        maps = [read_map(faces.parent / f"map{i}.png") for i in rows if i % 2 == k]
+        maps = [resize_map(map, (2, 2)) for map in maps]
+        assert found.count(f"toy|{label}") == len(maps)
+        assert np.allclose(found.mean(f"toy|{label}"), np.mean(maps, axis=0), atol=1e-6)
+    (folder / TRAINING_MAPS).unlink()  # as runs of earlier versions are
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    train(config)
+    assert (folder / TRAINING_MAPS).is_file()
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
