@@ -49,6 +49,7 @@ from cyborg.explore import (
     framed,
     image_html,
     joined_predictions,
+    map_figures,
     map_picture,
     marks_picture,
     marks_tile,
@@ -59,6 +60,7 @@ from cyborg.explore import (
     settings_table,
     training_features,
 )
+from cyborg.saliency import RunningMean
 from cyborg.training import load_run, preset_config, train
 from cyborg.widgets import FigureHost
 
@@ -137,6 +139,45 @@ def test_the_average_is_that_of_the_maps(made):
     )
     assert found.n_model == rows.sum()
     assert 0 < found.n_human <= rows.sum()
+
+
+def planted(folder: Path, human: bool) -> None:
+    "Mean maps at the left in a run folder, of test images with or without human maps."
+    means, left, people = RunningMean(), np.zeros((1, 2, 2)), RunningMean()
+    left[..., 0] = 1
+    means.update(left, ["g|synthetic"])
+    if human:
+        means.update(np.eye(2)[None], ["human|g|synthetic"])
+    means.save(folder / "mean_maps.npz")
+    people.update(left.repeat(1765, 0), ["1|synthetic"] * 1765)
+    people.save(folder / "training_maps.npz")
+
+
+@pytest.mark.parametrize("human", [True, False])
+def test_maps_of_training_are_the_reference_where_no_test_image_has_one(human, made, tmp_path):
+    shutil.copytree(made.runs / "cyborg", tmp_path / "runs/cyborg")
+    planted(tmp_path / "runs/cyborg", human)
+    (run,) = find_runs(tmp_path / "runs")
+    text = averages_html(average_maps([run]))
+    notes = " ".join(map_figures([run])["mean_saliency"].layout.title.subtitle.text.split())
+    if human:  # both are shown
+        assert "human maps<br>n = 1<" in text and "training images<br>n = 1,765<" in text
+        assert "CC 0.00" in text
+        assert "1 with a human map" in notes
+    else:
+        assert "human maps of training<br>mean human map of 1,765 training images<" in text
+        assert "CC 1.00" in text and "n = 0" not in text
+        assert "mean human map of 1,765 training images" in notes
+    names = [t.name for t in map_figures([run])["mean_saliency"].data if t.type == "heatmap"]
+    assert ("mean human maps" in names) is human and "mean human, training" in names
+
+
+def test_without_any_human_map_the_explorer_says_why(made, tmp_path):
+    shutil.copytree(made.runs / "cyborg", tmp_path / "runs/cyborg")
+    planted(tmp_path / "runs/cyborg", False)
+    (tmp_path / "runs/cyborg/training_maps.npz").unlink()
+    text = averages_html(average_maps(find_runs(tmp_path / "runs")))
+    assert "before the mean training map was kept" in text and "n = 0" not in text
 
 
 def test_rows_are_sorted_by_what_was_asked(made):

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from test_training import write_faces
 
+from cyborg.evaluation import mean_agreement, predict, read_mean_maps, read_predictions
 from cyborg.importers import und_wacv_2023, write_imported
 from cyborg.manifest import read_manifest
 from cyborg.study import StudyError, check_study, make_study, plan, study_runs, without_missing
-from cyborg.training import RunConfig, train
+from cyborg.training import RunConfig, load_run, train
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYOUT = ROOT.parent / "shared" / "tools" / "released_layout.py"
@@ -113,6 +114,22 @@ def test_a_run_on_the_set_knows_what_it_saw_and_classical_large_needs_no_maps(re
     assert "StyleGAN2" in record["provenance"]["training_sources"]
     warnings = record["provenance"]["warnings"]
     assert not [text for text in warnings if text.startswith(("no counterparts", "nothing seen"))]
+
+
+def test_the_mean_human_map_of_training_is_the_reference_on_the_set(release, tmp_path):
+    """Only training images have maps: each number is there, or its reason is."""
+    study, _ = without_missing(small_paper(release, tmp_path))
+    config = {run.scenario: run.config for run in study_runs(study)}["cyborg"]
+    run, images = load_run(train(config)), read_manifest(config.manifest, config.root)
+    test, n = images.split("test"), (images.split("train").table["map"] != "").sum()
+    predict(run.network, test, run.folder)
+    predictions, means = read_predictions(run.folder), read_mean_maps(run.folder)
+    assert predictions["cc"].isna().all() and means.human is None
+    assert means.reference.words == f"mean human map of {n:,} training images"
+    table = mean_agreement(run.folder)
+    assert table["cc"].notna().all() and table["reason"].eq("").all()
+    assert [*table["label"][:3]] == ["", *sorted(test.classes)]
+    assert {*table["source"]} == {"", *test.table["source"]}
 
 
 def test_a_study_states_the_protocol_of_its_data(tmp_path):

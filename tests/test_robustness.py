@@ -2,6 +2,7 @@
 
 import io
 from itertools import combinations
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from cyborg import robustness
-from cyborg.evaluation import PredictionsError, predict, read_predictions
+from cyborg.evaluation import PredictionsError, predict, read_maps, read_predictions
 from cyborg.manifest import Manifest
 from cyborg.models import Output
 from cyborg.robustness import (
@@ -400,3 +401,20 @@ def test_measures_do_not_depend_on_the_batch(manifest):
     assert np.nanmin(stable) >= -0.5 and np.nanmax(stable) <= 1
     same = runs_stability([Tiny(), Tiny()], manifest)["stability"]
     assert same.dropna().to_numpy() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("which", ["pred", "true"])
+def test_maps_are_of_the_class_that_the_run_was_trained_on(which, manifest, tmp_path, monkeypatch):
+    "As those of the test predictions are, also where an image is taken for the other class."
+    network = Tiny()
+    predict(network, manifest, tmp_path, which=which)
+    run = SimpleNamespace(network=network, config=SimpleNamespace(which=which))
+    monkeypatch.setattr(robustness, "load_run", lambda folder: run)
+    monkeypatch.setattr(robustness, "run_robustness", lambda *_, **__: None)
+    monkeypatch.setattr(robustness, "robustness_table", lambda *_: pd.DataFrame({"auc": [0.5]}))
+    robustness.write_robustness(tmp_path, manifest, 1000)
+    found = dict(zip(*map(np.load(tmp_path / "salience.npz").get, ("image", "maps")), strict=True))
+    table, maps = read_predictions(tmp_path), read_maps(tmp_path)
+    assert (table["predicted"] != table["label"]).any()
+    for name, own in zip(table["image"], maps, strict=True):
+        np.testing.assert_allclose(found[name], own / 255, atol=4e-3)
