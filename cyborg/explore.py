@@ -67,6 +67,7 @@ from cyborg.figures import (
     loss_curves,
     map_grid,
     on_paper,
+    plotly_text,
     roc_axes,
     roc_by_source,
     sample_grid,
@@ -83,12 +84,19 @@ from cyborg.manifest import (
     read_manifest,
     safe_path,
 )
-from .measures import annotation_rows, file_stamp, find_annotations, kept, measures_digest
+from cyborg.measures import (
+    annotation_rows,
+    file_stamp,
+    find_annotations,
+    kept,
+    measures_digest,
+    training_maps_file,
+)
 from .models import Network, Output
 from .pictures import read_picture
 from .robustness import guided_degradation, salient_region
 from .runner import run_state
-from .saliency import agreement, read_map, resize_map
+from .saliency import RunningMean, agreement, read_map, resize_map
 from .scorers import predicted_with
 from .statistics import auc_intervals, rates_at, roc_band
 from .training import load_run, read_history, run_config, run_record
@@ -171,10 +179,25 @@ def mean_maps(
     source: str = "",  # empty: all
     label: str = "",  # empty: all
 ) -> MeanMaps:
-    "Mean model saliency and mean human map."
+    "Mean model saliency, mean human map, and that of the training images."
     if (source, label) not in self._means:
-        self._means[source, label] = read_mean_maps(self.folder, source, label)
+        self._means[source, label] = read_mean_maps(self.folder, source, label, self._people)
     return self._means[source, label]
+
+
+@patch(as_prop=True)
+def _people(
+    self: RunView,
+) -> RunningMean | None:  # None: as the run kept them
+    "Mean human maps of training: those of the study, where it was collected."
+    settings = predicted_with(self.folder)
+    path = training_maps_file(self.folder.parent, self.data, settings.get("map_size", ""))
+    if path.is_file():
+        return RunningMean.load(path)
+    manifests = (
+        self.folder.parent / "manifests"
+    )  # a study's, with other maps in place of human ones
+    return RunningMean() if Path(self.settings["manifest"]).parent == manifests else None
 
 # %% ../nbs/13a_explore.ipynb #e1e90df2
 GRID = np.linspace(0, 1, 201)  # false positive rates
@@ -425,13 +448,16 @@ def row_of(
 class Averages(NamedTuple):
     "Mean maps over some test images; None where there is none."
 
-    human: np.ndarray | None  # (h, w) in [0, 1]
+    human: np.ndarray | None  # (h, w) in [0, 1], of the test images, or else of training images
     models: dict[str, np.ndarray]  # name of a run -> (h, w)
     scenarios: dict[str, np.ndarray]  # mean over the runs of each
     counts: dict[str, int]  # scenario -> its runs
     n_model: int  # images behind each model map
-    n_human: int  # and behind the human one
+    n_human: int  # test images that have a human map
     lacking: dict[str, str]  # name of a run -> why it has no map
+    training: np.ndarray | None = None  # (h, w), mean human map of the training images
+    n_training: int = 0  # images behind it
+    about: str = ""  # "mean human map of 40 test images", or why there is none
 
 
 def average_maps(
@@ -450,11 +476,16 @@ def average_maps(
     for run in runs:
         if run.name in models:
             groups.setdefault(run.scenario, []).append(models[run.name])
-    first = next((one for one in found.values() if one.human is not None), None)
+    shown = list(found.values())
+    none = MeanMaps(None, None, 0, 0, lacking="no run has mean maps")
+    first = next((one for one in shown if one.human is not None), (shown or [none])[0])
+    taught = next((one for one in shown if one.training is not None), first)
+    first = first._replace(**{name: getattr(taught, name) for name in MeanMaps._fields[4:]})
     n = max((found[name].n_model for name in models), default=0)
-    human, n_human = (None, 0) if first is None else (first.human, first.n_human)
+    human, about = first.reference
     means, counts = ({k: f(v) for k, v in groups.items()} for f in (_mean_map, len))
-    return Averages(human, models, means, counts, n, n_human, lacking)
+    beside = first.training, first.n_training, about
+    return Averages(human, models, means, counts, n, first.n_human, lacking, *beside)
 
 
 def _mean_map(
@@ -484,8 +515,9 @@ def averages_html(
     if not found.models:
         return "<p>No image of this source and label.</p>" + row_of(lacking)
     shown = lambda map: None if map is None else map_picture(map, face, view, opacity)  # noqa: E731
-    words = "\n".join(filter(None, [f"human maps\nn = {found.n_human:,}", ceiling]))
-    tiles = [tile(shown(found.human), words)]
+    tiles = [tile(shown(found.human), "\n".join(filter(None, [_people_words(found), ceiling])))]
+    if found.n_human and found.training is not None:
+        tiles.append(tile(shown(found.training), f"training images\nn = {found.n_training:,}"))
     for scenario, map in found.scenarios.items():
         n, about = found.counts[scenario], _agreement(map, found.human)
         which = f"{scenario}, mean of {n} runs" if n > 1 else f"{scenario}, one run"
@@ -500,6 +532,15 @@ def averages_html(
     ]
     one_each = len(found.models) == len(found.scenarios)  # then they are shown already
     return row_of(tiles) + row_of([*(() if one_each else singles), *lacking])
+
+
+def _people_words(
+    found: Averages,
+) -> str:
+    "Which human maps are shown, or why none."
+    if found.n_human:
+        return f"human maps\nn = {found.n_human:,}"
+    return f"human maps of training\n{found.about}" if found.human is not None else found.about
 
 
 def _agreement(
@@ -1311,15 +1352,19 @@ def map_figures(
     "Mean human maps by source (Fig. 4), means of the scenarios (Fig. 7) and of each run (Fig. 14)."
     found = average_maps(runs, source, label)
     about = ", ".join(filter(None, [runs[0].network, source or "all sources", label]))
-    note = f"{about}; {found.n_model:,} images, {found.n_human:,} with a human map; range [0, 1]"
-    people = {"human maps": found.human}
+    told = found.about if not found.n_human else f"{found.n_human:,} with a human map"
+    note = plotly_text(f"{about}; {found.n_model:,} images, {told}; range [0, 1]")
+    people = {"human maps": found.human} if found.n_human else {}
+    people |= {} if found.training is None else {"human, training": found.training}
     rows = {
         scenario: people | {f"seed {run.seed}": found.models.get(run.name) for run in group}
         for scenario, group in _by_scenario(runs).items()
     }
     means = {f"{name} ({found.counts[name]} runs)": map for name, map in found.scenarios.items()}
     sources = sorted({name for run in runs[:1] for name in run.predictions["source"]})
-    human = {"all": found.human} | {name: average_maps(runs[:1], name).human for name in sources}
+    human = {"all": found.human if found.n_human else None} | {
+        name: runs[0].mean_maps(name).human for name in sources
+    }
     human = {name: map for name, map in human.items() if map is not None}
     figures = {"mean_saliency": map_grid({"mean": people | means}, subtitle=note)}
     figures["mean_saliency_by_run"] = map_grid(rows, subtitle=note)
@@ -1519,7 +1564,10 @@ def explanation_html(
     "Picture, maps, reactions and nearest training images."
     tiles = [
         tile(found.pixels, f"as the network sees it\n{label}: {found.score:.3f}"),
-        tile(map_picture(found.cam, found.pixels, "overlay"), "class activation map"),
+        tile(
+            map_picture(found.cam, found.pixels, "overlay"),
+            "class activation map of the predicted class",
+        ),
         tile(
             map_picture(found.grad_cam, found.pixels, "overlay"), "GradCAM of the predicted class"
         ),

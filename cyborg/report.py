@@ -1403,6 +1403,19 @@ def _people_words(
     training = f"human, training: mean human map of {found.n_training:,} training images"
     return plotly_text(f"{test}; {found.lacking or training}")
 
+
+def _class_words(
+    folder: Path,  # a run folder with predictions
+    scenario: str,
+) -> list[str]:  # none for maps of the predicted class
+    "Whose maps a run's are, where they are not of the predicted class."
+    if not (folder / "predictions.parquet").is_file():
+        return []
+    with _reading(folder / "predictions.parquet"):
+        which = predicted_with(folder).get("which", "pred")
+    names = {"true": "the true class", "difference": "the difference of the classes"}
+    return [f"{scenario}: maps of {names[which]}"] if which in names else []
+
 # %% ../nbs/11a_report.ipynb #d5bf383f
 def mean_map_figure(
     tables: StudyTables,
@@ -1427,7 +1440,7 @@ def mean_map_figure(
             people = {name: map for name, map in people.items() if map is not None}
             maps.setdefault(scenario, people)[f"seed {run.seed}"] = found.model
             drawn[run.Index] = found.n_model
-            about.append(_people_words(found))
+            about += [_people_words(found), *_class_words(folder, scenario)]
     if not maps:
         none = "; ".join(lost) or "none was collected"
         raise ReportError(f"no run of {network} on {data} has mean maps: {none}")

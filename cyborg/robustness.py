@@ -459,6 +459,7 @@ def _look(
     network: nn.Module,  # in evaluation mode
     pixels: np.ndarray,  # (B, S, S, 3) uint8
     which: Which,
+    labels: np.ndarray,  # (B,) int, the true classes
 ) -> tuple[np.ndarray, np.ndarray]:  # saliency (B, h, w) in [0, 1], score (B,) of the last class
     "What a network says of pixels."
     device = next(network.parameters()).device
@@ -467,7 +468,7 @@ def _look(
     )
     with torch.inference_mode():
         output = network(normalised(np.ascontiguousarray(pixels), mean, std).to(device))
-        maps = model_saliency(network, output, which)
+        maps = model_saliency(network, output, which, torch.from_numpy(labels).to(device))
     return maps.cpu().numpy(), class_scores(output.logits.cpu().numpy())[:, -1]
 
 # %% ../nbs/09d_robustness.ipynb #c086a69f
@@ -476,15 +477,17 @@ def _measured(
     pixels: np.ndarray,  # (B, S, S, 3) uint8
     share: float,
     which: Which,
+    labels: np.ndarray,  # (B,) int, the true classes
 ) -> tuple[pd.DataFrame, np.ndarray]:  # B rows, and maps (B, h, w)
     "Measures (a), (c) and (e) of a batch."
-    maps, score = _look(network, pixels, which)
+    look = partial(_look, network, which=which, labels=labels)
+    maps, score = look(pixels)
     found = {"score": score, "entropy": map_entropy(maps)}
     for name, transform in TRANSFORMS.items():
-        found[name] = geometric_stability(maps, _look(network, transform(pixels), which)[0], name)
+        found[name] = geometric_stability(maps, look(transform(pixels))[0], name)
     for name, lowest in (("salient", False), ("other", True)):
         region = salient_region(maps, network.size, share, lowest)
-        after = _look(network, guided_degradation(pixels, region), which)
+        after = look(guided_degradation(pixels, region))
         react = reaction(maps, after[0], region, score, after[1])._asdict()
         found |= {f"{name}_{key}": values for key, values in react.items()}
     return pd.DataFrame(found), maps
@@ -503,7 +506,7 @@ def salience_measures(
     manifest: Manifest,
     sample: int | None = None,  # most images of each source and label; None: all
     share: float = 0.2,  # of the pixels that are degraded, in (0, 1)
-    which: Which = "pred",  # whose saliency: "pred" or "difference"
+    which: Which = "pred",  # whose saliency, see `cyborg.cam.class_weight`
     batch_size: int = 32,  # images
     cache: str | Path | None = None,  # folder for `open_cache`
 ) -> Salience:
@@ -513,11 +516,13 @@ def salience_measures(
     positions = images.find(table["image"])
     readable = images.rows[positions] >= 0
     table, positions, parts = table[readable].reset_index(drop=True), positions[readable], []
+    labels = np.asarray(manifest.labels, dtype=np.int64)[readable]
     title = {"desc": "saliency", "unit": "image", "delay": 3, "leave": False}
     with evaluation_mode(network, False), tqdm(total=len(table), **title) as bar:
         for start in range(0, len(table), batch_size):
             pixels = images.gather(positions[start : start + batch_size])
-            parts.append(_measured(network, pixels, share, which))
+            own = labels[start : start + batch_size]
+            parts.append(_measured(network, pixels, share, which, own))
             bar.update(len(pixels))
     if not parts:
         raise ValueError(f"none of the {len(manifest)} images of manifest can be read")
@@ -531,7 +536,7 @@ def runs_stability(
     networks: Sequence[nn.Module],  # of independent runs, all with one size and map size
     manifest: Manifest,
     sample: int | None = None,  # most images of each source and label; None: all
-    which: Which = "pred",  # whose saliency: "pred" or "difference"
+    which: Which = "pred",  # whose saliency, see `cyborg.cam.class_weight`
     batch_size: int = 32,  # images
     cache: str | Path | None = None,  # folder for `open_cache`
 ) -> pd.DataFrame:  # manifest rows of readable images, and stability in [-1, 1]
@@ -546,12 +551,13 @@ def runs_stability(
     positions = images.find(manifest.table["image"])
     readable = images.rows[positions] >= 0
     positions, found = positions[readable], np.full(readable.sum(), np.nan)
+    labels = np.asarray(manifest.labels, dtype=np.int64)[readable]
     for start in tqdm(range(0, len(found), batch_size), desc="runs", delay=3, leave=False):
         pixels = images.gather(positions[start : start + batch_size])
-        maps = []
+        maps, own = [], labels[start : start + batch_size]
         for network in networks:
             with evaluation_mode(network, False):
-                maps.append(_look(network, pixels, which)[0])
+                maps.append(_look(network, pixels, which, own)[0])
         found[start : start + batch_size] = run_stability(np.stack(maps))
     table = manifest.table.loc[readable, list(COLUMNS)].reset_index(drop=True)
     return table.assign(stability=found)
@@ -593,7 +599,9 @@ def write_robustness(
     run_robustness(run, manifest, sample=sample, device=device, overwrite=overwrite, **how)
     table = robustness_table(run / FOLDER, seen)
     if overwrite or not (run / "salience.npz").is_file():
-        found = salience_measures(load_run(run).network.to(device), manifest, sample)
+        trained = load_run(run)
+        network, which = trained.network.to(device), trained.config.which
+        found = salience_measures(network, manifest, sample, which=which)
         with atomic_path(run / "salience.csv") as temporary:
             salience_means(found, seen).to_csv(temporary, index=False)
         images = found.table["image"].to_numpy(dtype=str)

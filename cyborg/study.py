@@ -1649,7 +1649,7 @@ def collect(
         "intervals": _intervals(study, taken),
     }
     baselines, more = _baselines(study, taken)
-    more += lacking
+    more = lacking + more
     study.folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         _write(study, table, f"{name}.parquet")

@@ -65,9 +65,11 @@ from cyborg.attention import (
 from .cam import IMAGE_KINDS, MapKind, Which
 from .cnndetection import RECIPE, BlurJpeg, PlateauSchedule
 from cyborg.data import (
+    TRAINING_MAPS,
     Batch,
     ImageDataset,
     cache_root,
+    human_map_means,
     make_loader,
     open_cache,
     open_maps,
@@ -1348,6 +1350,9 @@ def train(
     accelerator.print("\n".join(told))
     datasets = make_datasets(manifest, network, config)
     with run_folder(config.folder, record, accelerator, overwrite) as folder:
+        if accelerator.is_main_process and not (folder / TRAINING_MAPS).is_file():
+            means = human_map_means(manifest.split("train"), network.map_size)
+            means.save(folder / TRAINING_MAPS)  # human ones, also where a control is trained on
         if not is_complete(folder, config.epochs):
             _train_in(folder, config, record, network, datasets, accelerator, callbacks)
         elif accelerator.is_main_process:
@@ -1580,6 +1585,7 @@ RUN_FILES = (  # patterns of what a run writes, in the order in which it is remo
         for name in _OF_PARTS
     ),
     *("robustness.csv", "salience.csv", "salience.npz", "explored.npz", "outcome.json"),
+    TRAINING_MAPS,
     *("history.csv", "last/checkpoint.pt", "last/*-epoch*.safetensors"),
 )
 _STAYS = (".lock", ".runner.lock", "run.log", "report.ipynb")  # held open by who runs the run

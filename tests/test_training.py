@@ -662,3 +662,7 @@ def test_a_run_keeps_the_mean_human_map_whatever_it_was_trained_on(own, faces, t
     train(config)
     assert (folder / TRAINING_MAPS).is_file()
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    (folder / TRAINING_MAPS).write_bytes(b"of another run")
+    train(config, overwrite=True)
+    assert sum(map(found.count, found.keys)) == 9
+    assert RunningMean.load(folder / TRAINING_MAPS).keys == found.keys
