@@ -75,7 +75,9 @@ def write(folder, test, validation=None, classes=("authentic", "synthetic"), **n
         pq.write_table(
             table.replace_schema_metadata({b"cyborg": text}), where / "predictions.parquet"
         )
-    (folder / "config.json").write_text(json.dumps({"provenance": {"training_sources": SEEN}}))
+    (folder / "config.json").write_text(
+        json.dumps({"settings": {}, "provenance": {"training_sources": SEEN}})
+    )
     return folder
 
 
@@ -509,7 +511,7 @@ def test_a_study_is_measured_against_people_once(tmp_path, monkeypatch):
     places = {"manifest": str(tmp_path / "manifest.csv"), "root": str(tmp_path)}
     for seed in range(2):
         run = write(tmp_path / f"run{seed}", test.assign(**dict.fromkeys(METRICS, 0.5)))
-        (run / "config.json").write_text(json.dumps({"settings": places}))
+        (run / "config.json").write_text(json.dumps({"settings": places, "provenance": {}}))
         np.save(run / "saliency.npy", np.arange(len(test) * 16, dtype=np.uint8).reshape(-1, 4, 4))
         runs.append(("faces", "net", "cyborg", seed, run.name, "4x4"))
     runs.append(("faces", "net", "classical", 0, "waiting", ""))
