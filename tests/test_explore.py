@@ -727,7 +727,7 @@ def test_maps_of_other_cells_are_averaged_on_the_finer_grid(runs):
     fine = second.mean_maps()._replace(model=np.full((8, 8), 0.5), human=np.full((8, 8), 0.5))
     second._means["", ""] = fine
     text = averages_html(average_maps([first, second]))
-    assert text.count("<img") == 5
+    assert text.count("<img") == 6  # human, of training too; mean and difference of two scenarios
 
 
 def test_lost_maps_of_one_run_leave_the_others(runs):
