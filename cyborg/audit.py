@@ -8,8 +8,10 @@ __all__ = ['BITS', 'RINGS', 'NEAR', 'TRAITS', 'GIVEAWAY', 'perceptual_hash', 'ne
            'trait_scores', 'StudyAudit', 'study_audit', 'write_audit', 'read_audit']
 
 # %% ../nbs/09c_audit.ipynb #ef1bcd67
+import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -33,7 +35,9 @@ from cyborg.manifest import (
     Manifest,
     atomic_path,
     audit,
+    content_hash,
     default_classes,
+    file_state,
     over_files,
     reading,
     safe_path,
@@ -204,22 +208,72 @@ class Traits(NamedTuple):
     unreadable: pd.DataFrame  # image, reason
 
 # %% ../nbs/09c_audit.ipynb #7ef0a544
+def _shard(
+    paths: Sequence[str],  # (n,)
+    size: int,  # S, side they are decoded to
+    title: str,  # of the progress bar
+) -> dict[str, np.ndarray]:  # records (n,), reasons (n,) text, "" where there is a record
+    "Read some files."
+    found = over_files(partial(_record, size=size), paths, title)
+    lost = [isinstance(one, str) for one in found]
+    none = np.zeros((), _RECORD)
+    records = [none if why else one for one, why in zip(found, lost, strict=True)]
+    reasons = [one if why else "" for one, why in zip(found, lost, strict=True)]
+    return {"records": np.array(records, _RECORD), "reasons": np.array(reasons, dtype=str)}
+
+# %% ../nbs/09c_audit.ipynb #91c83ecd
+_PART = 10_000  # files
+
+
+def _kept_shard(
+    paths: Sequence[str],
+    size: int,
+    title: str,
+    file: Path,  # .npz
+) -> dict[str, np.ndarray]:  # as of `_shard`
+    "Read some files, or what is kept of them."
+    states = over_files(file_state, paths, title)
+    code = content_hash(__file__) if "__file__" in globals() else ""
+    text = "\n".join([code, str(size), *paths, *states])
+    stamp = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            if str(kept["stamp"]) == stamp:
+                return {name: kept[name] for name in ("records", "reasons")}
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        pass  # none yet, or cut short
+    found = _shard(paths, size, title)
+    with atomic_path(file) as temporary:
+        np.savez(temporary, stamp=np.array(stamp), **found)
+    return found
+
+# %% ../nbs/09c_audit.ipynb #ffe36ed7
 def image_traits(
     manifest: Manifest,
     size: int = 128,  # S >= 64, side in pixels that images are decoded to, as for the network
+    kept: Path | None = None,  # folder of what was read before, to go on with; None: keep nothing
 ) -> Traits:
     "Read every image once, showing progress and the time left from 3 s on."
     if type(size) is not int or size < 2 * RINGS:
         raise ValueError(f"size is {size!r}, expected a whole number of at least {2 * RINGS}")
     _libjpeg_tables()  # before the threads want it
-    names = manifest.table["image"].drop_duplicates()
+    names = pd.Index(manifest.table["image"].unique())
     paths = [str(safe_path(manifest.root, name)) for name in names]
-    found = pd.Series(over_files(partial(_record, size=size), paths, "auditing"), names, object)
-    lost = found[found.map(lambda one: isinstance(one, str))]
-    table = manifest.table[~manifest.table["image"].isin(lost.index)].reset_index(drop=True)
-    records = np.array([found[name] for name in table["image"]], dtype=_RECORD)
-    unreadable = pd.DataFrame({"image": lost.index, "reason": lost.to_numpy(object)}, dtype=str)
-    return Traits(table, records, unreadable)
+    parts = []
+    for start in range(0, max(1, len(paths)), _PART):
+        title = f"auditing from {start:,} of {len(paths):,}"
+        some, file = paths[start : start + _PART], f"{start // _PART:05d}.npz"
+        parts.append(
+            _kept_shard(some, size, title, kept / file) if kept else _shard(some, size, title)
+        )
+    records, reasons = (
+        np.concatenate([part[name] for part in parts]) for name in ("records", "reasons")
+    )
+    place = names.get_indexer(manifest.table["image"])
+    read = reasons[place] == ""
+    lost = np.flatnonzero(reasons != "")
+    unreadable = pd.DataFrame({"image": names[lost], "reason": reasons[lost]}, dtype=str)
+    return Traits(manifest.table[read].reset_index(drop=True), records[place[read]], unreadable)
 
 # %% ../nbs/09c_audit.ipynb #ef2074db
 NEAR = 40  # bits of 255; measured above
@@ -311,19 +365,21 @@ def _classifier() -> Pipeline:
 
 # %% ../nbs/09c_audit.ipynb #7921eb57
 def _trait_scores(
-    features: pd.DataFrame,  # (n, k)
+    records: np.ndarray,  # (n,) of `image_traits`
+    trait: str,  # one of TRAITS, or "all"
     train: np.ndarray,  # (n,) bool
     positive: np.ndarray,  # (n,) bool
 ) -> np.ndarray:  # (n,) log odds, those of training images from a model that did not see them
     "How synthetic each file is by its traits alone."
-    scores = np.empty(len(features))
-    labels = positive[train]
-    model = _classifier().fit(features[train], labels)
-    if (~train).any():
-        scores[~train] = model.decision_function(features[~train])
+    scores = np.empty(len(records))
+    labels, features = positive[train], trait_features(records[train], trait)
+    model, others = _classifier().fit(features, labels), np.flatnonzero(~train)
+    for start in range(0, len(others), _PART):  # all 700,000 at once would be gigabytes
+        some = others[start : start + _PART]
+        scores[some] = model.decision_function(trait_features(records[some], trait))
     folds = StratifiedKFold(min(5, labels.sum(), (~labels).sum()), shuffle=True, random_state=0)
     how = {"cv": folds, "method": "decision_function"}
-    scores[train] = cross_val_predict(_classifier(), features[train], labels, **how)
+    scores[train] = cross_val_predict(_classifier(), features, labels, **how)
     return scores
 
 
@@ -356,7 +412,7 @@ def shortcut_table(
     positive = (table["label"] == names[-1]).to_numpy()
     seen = seen_sources(Manifest(table, Path(), names))
     for trait in (*TRAITS, "all"):
-        scores = _trait_scores(trait_features(traits.records, trait), train, positive)
+        scores = _trait_scores(traits.records, trait, train, positive)
         own = auc_intervals(table.assign(score=scores)[test], seen, level, classes=names)
         within = auc_interval(scores[train], positive[train], level)._asdict()
         within |= {"n_synthetic": positive[train].sum(), "n_authentic": (~positive[train]).sum()}
@@ -378,7 +434,7 @@ def trait_scores(
         raise ValueError(f"manifest: {reason}")
     train = (traits.table["split"] == "train").to_numpy()
     positive = (traits.table["label"] == manifest.classes[-1]).to_numpy()
-    scores = _trait_scores(trait_features(traits.records, trait), train, positive)
+    scores = _trait_scores(traits.records, trait, train, positive)
     return traits.table.assign(score=scores)
 
 # %% ../nbs/09c_audit.ipynb #1c4232df
@@ -447,11 +503,14 @@ def study_audit(
     size: int = 128,  # side in pixels that images are decoded to, as for the network
     limit: int = NEAR,  # largest distance of a near-copy, bits
     hashes: bool = True,  # False: leave equal bytes and file headers of `manifest.audit` out
+    findings: Sequence[Finding] | None = None,  # of `manifest.audit`, where it was made before
+    kept: Path | None = None,  # folder for `image_traits`, so that a killed audit goes on
 ) -> StudyAudit:
     "Copies across splits, traits that give the label away, and what `manifest.audit` finds."
-    traits = image_traits(manifest, size)
+    traits = image_traits(manifest, size, kept)
     distances = unrelated_distances(traits)
-    duplicates, findings = near_duplicates(traits, limit), audit(manifest, hashes)
+    duplicates = near_duplicates(traits, limit)
+    findings = audit(manifest, hashes) if findings is None else [*findings]
     if reason := _unfit(traits.table, manifest.classes):
         shortcuts, text = _NO_SHORTCUTS.copy(), f"shortcuts not measured: {reason}"
         findings.append(Finding("shortcuts not measured", False, 1, (reason,), text))

@@ -125,6 +125,12 @@ def _writable(folder: Path) -> bool:
         return False
 
 
+def _may_be_made(folder: Path) -> bool:
+    "Whether a folder is writable, or can be made; nothing is written to find out."
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 @cache
 def _say_once(text: str) -> None:
     print(text, flush=True)
@@ -132,15 +138,17 @@ def _say_once(text: str) -> None:
 
 def cache_root(
     folder: str | Path | None = None,  # wins when given; None: CYBORG_CACHE, else as said above
-) -> Path:  # absolute, made when missing
+    make: bool = True,  # False: only say which it would be
+) -> Path:  # absolute
     "Folder of decoded images; CacheError where none can be written to."
     if named := folder or os.environ.get("CYBORG_CACHE"):
         return Path(named).expanduser().resolve()
     beside, user = data_root() / ".cache", os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    if _writable(beside):
+    writable = _writable if make else _may_be_made
+    if writable(beside):
         return beside
     for place in (runs_root() / ".cache", Path(user).expanduser() / "cyborg"):
-        if _writable(place):
+        if writable(place):
             told = f"{beside.parent} is read-only: decoded images are kept in {place}"
             _say_once(f"{told} (the environment variable CYBORG_CACHE names another folder)")
             return place
@@ -157,16 +165,27 @@ class _Store:
         self,
         folder: str | Path | None,  # cache folder; None: see `cache_root`
         threads: int | None = None,  # None is one a usable processor
+        make: bool = True,  # False: read what is there, see `exists`
     ):
-        self.folder = cache_root(folder) / f"r{RULES}-pillow{PIL.__version__}"
+        self.make = make
+        self.folder = cache_root(folder, make) / f"r{RULES}-pillow{PIL.__version__}"
         self.threads = usable_cores() if threads is None else _whole("threads", threads, 1)
+
+    def exists(self) -> bool:
+        "Whether anything was ever entered"
+        return (self.folder / "index.sqlite").is_file()
 
     def __enter__(self) -> "_Store":
         with _cache_faults(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "index.sqlite"
-            self.db = sqlite3.connect(path, timeout=300, isolation_level=None)
-            if self.db.execute("select count(*) from sqlite_master").fetchone()[0] < 3:
+            if self.make:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            where = path.as_uri() + ("" if self.make else "?mode=ro")
+            self.db = sqlite3.connect(where, uri=True, timeout=300, isolation_level=None)
+            if (
+                self.make
+                and self.db.execute("select count(*) from sqlite_master").fetchone()[0] < 3
+            ):
                 self.db.executescript(f"begin immediate; {_SCHEMA} commit;")
         self.pool = ThreadPoolExecutor(self.threads)
         return self
@@ -459,8 +478,11 @@ def uncached_images(
 ) -> int:  # at most so many will be decoded
     "Images that the cache does not hold yet, by path and time stamp."
     names = manifest.table["image"].unique()
+    store = _Store(folder, make=False)
+    if not store.exists():
+        return len(names)
     paths = [str(safe_path(manifest.root, name)) for name in names]
-    with _Store(folder) as store:
+    with store:
         stamps = dict(
             zip(paths, over_files(lambda p: _outcome(_stamp, p), paths, "cache"), strict=True)
         )

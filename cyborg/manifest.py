@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'OPTIONAL', 'METRICS', 'PREDICTED', 'SUMMARIES', 'NO_SOURCES', 'SPLITS', 'CLASSES', 'LABEL_WORDS',
-           'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError', 'safe_path', 'name_fault', 'require_bool',
-           'sweep_parts', 'atomic_path', 'DamagedError', 'read_json', 'content_hash', 'reading', 'data_root',
-           'runs_root', 'check_columns', 'usable_cores', 'did_you_mean', 'label_word', 'default_classes', 'class_names',
-           'Manifest', 'positive_class', 'Finding', 'read_table', 'data_name', 'manifest_root', 'read_manifest',
-           'write_manifest', 'with_protocol', 'Protocol', 'parse_protocol', 'over_files', 'guess_from', 'audit',
-           'validate', 'group_split', 'read_folders', 'read_released']
+           'SEEN_WORDS', 'CHECKED', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'ManifestError', 'safe_path', 'name_fault',
+           'require_bool', 'sweep_parts', 'atomic_path', 'DamagedError', 'read_json', 'content_hash', 'reading',
+           'data_root', 'runs_root', 'check_columns', 'usable_cores', 'did_you_mean', 'label_word', 'default_classes',
+           'class_names', 'Manifest', 'positive_class', 'Finding', 'read_table', 'data_name', 'manifest_root',
+           'read_manifest', 'stated_table', 'write_manifest', 'with_protocol', 'Protocol', 'parse_protocol',
+           'over_files', 'guess_from', 'audit', 'validate', 'file_state', 'read_checked', 'validate_once',
+           'validate_run', 'group_split', 'read_folders', 'read_released']
 
-# %% ../nbs/00a_manifest.ipynb #7617faf1
+# %% ../nbs/00a_manifest.ipynb #18a7306a
 import errno
 import hashlib
 import json
@@ -31,10 +32,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from csv import QUOTE_ALL
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -545,7 +546,7 @@ class Manifest:
             used |= table["seen"].str.strip().str.casefold().isin(SEEN_WORDS)
         return tuple(sorted(table.loc[used, "source"].unique()))
 
-    @property
+    @cached_property
     def digest(self) -> str:  # sha256, 64 hexadecimal digits
         "Hash of all that is written in the table, and of the class names; not of the root."
         return _table_digest(self.table, self.classes)
@@ -754,7 +755,7 @@ def read_manifest(
     return manifest
 
 # %% ../nbs/00a_manifest.ipynb #384a63d4
-def _stated_table(
+def stated_table(
     manifest: Manifest,
 ) -> pd.DataFrame:  # its table, where needed with a column `synthetic`
     "A table that says which of two classes is the positive one, where its labels do not."
@@ -773,7 +774,7 @@ def write_manifest(
     path: str | Path,  # .csv or .parquet, written atomically
 ) -> Path:  # the file
     "Write a manifest's table, which `read_manifest` gives back; ValueError for another suffix."
-    path, table = Path(path), _stated_table(manifest)
+    path, table = Path(path), stated_table(manifest)
     writers: dict[str, Callable] = {".csv": table.to_csv, ".parquet": table.to_parquet}
     if path.suffix.lower() not in writers:
         raise ValueError(f"path must end in .csv or .parquet, got {path}")
@@ -841,7 +842,9 @@ def _counterpart_findings(manifest: Manifest) -> list[Finding]:
     if "counterpart" not in manifest.table:
         return []
     test = manifest.table[manifest.table["split"] == "test"]
-    names = test.loc[test["counterpart"] != "", "counterpart"].str.split("|").explode()
+    counts = test.loc[test["counterpart"] != "", "counterpart"].value_counts()
+    names = counts.index.to_series().str.split("|").explode()
+    names = names.repeat(counts.loc[names.index].to_numpy())
     return _unknown_names("unknown counterpart", names, sorted(test["source"].unique()))
 
 
@@ -894,6 +897,8 @@ def with_protocol(
     counterparts: Mapping[str, str] | None = None,  # generator -> authentic source, several with |
 ) -> Manifest:  # with the columns `seen` and `counterpart`
     "State what the columns do not; ManifestError for sources that no test image has."
+    if not seen and not counterparts:
+        return manifest
     table = manifest.table.copy()
     known = sorted(table.loc[table["split"] == "test", "source"].unique())
     named = [*seen, *(counterparts or ())]
@@ -1001,10 +1006,13 @@ def _file_findings(
     kind: str,  # "image" or "map"
     names: pd.Series,  # (n,) paths relative to root, none twice
     root: Path,
+    known: dict[str, int],  # sizes by path, looked up and added to
 ) -> tuple[list[Finding], pd.Series]:  # and the size of each in bytes, -1 when missing
     "Files that are missing or empty."
     paths = (f"{root}/" + names).tolist()
-    sizes = pd.Series(over_files(_file_size, paths, f"{kind} files"), names, "int64")
+    new = [path for path in paths if path not in known]
+    known.update(zip(new, over_files(_file_size, new, f"{kind} files"), strict=True))
+    sizes = pd.Series([known[path] for path in paths], names, "int64")
     gone, hollow = sizes.index[sizes < 0], sizes.index[sizes == 0]
     meant = _fitting_root(root, gone[:20]) if len(gone) else None
     hint = f" (found under {meant}: give that as root)" if meant else ""
@@ -1120,6 +1128,7 @@ def audit(
     manifest: Manifest,
     hashes: bool = True,  # False: no file is opened, only looked for
     needed: Sequence[str] = SPLITS,  # splits that must hold images of every class
+    known: dict[str, int] | None = None,  # sizes of files by path, looked up and added to
 ) -> list[Finding]:  # those that refuse first; empty when all is well
     "Everything that is wrong with a manifest, with counts; a finding is never an error here."
     if not len(manifest):
@@ -1133,8 +1142,9 @@ def audit(
     images, maps = (manifest.table[name].drop_duplicates() for name in ("image", "map"))
     images = images[~images.str.contains(fault)]  # what leaves the root is not even looked for
     maps = maps[(maps != "") & ~maps.str.contains(fault)]
-    image_findings, sizes = _file_findings("image", images, manifest.root)
-    findings += image_findings + _file_findings("map", maps, manifest.root)[0]
+    known = {} if known is None else known
+    image_findings, sizes = _file_findings("image", images, manifest.root, known)
+    findings += image_findings + _file_findings("map", maps, manifest.root, known)[0]
     here = manifest.table["image"].isin(sizes.index[sizes > 0])
     present = Manifest(manifest.table[here], manifest.root, manifest.classes)
     findings += _leak_findings(present, sizes) if hashes else []
@@ -1146,9 +1156,84 @@ def validate(
     manifest: Manifest,
     hashes: bool = True,  # False: no file is opened, only looked for
     needed: Sequence[str] = SPLITS,  # splits that must hold images of every class
+    known: dict[str, int] | None = None,  # sizes of files by path, looked up and added to
 ) -> list[Finding]:  # the warnings, to be written into the run
     "Refuse a manifest that cannot be trained on, with all reasons in one ManifestError."
-    return _refuse_if_any(f"manifest of {len(manifest):,} images", audit(manifest, hashes, needed))
+    findings = audit(manifest, hashes, needed, known)
+    return _refuse_if_any(f"manifest of {len(manifest):,} images", findings)
+
+# %% ../nbs/00a_manifest.ipynb #90204b20
+CHECKED = "CYBORG_CHECKED"  # environment variable: folder of stamps, set by a study for its runs
+_GLANCE = 1000  # files that a run looks at
+
+
+def file_state(path: str) -> str:  # "bytes:nanoseconds"; "" when there is nothing
+    "Size and time stamp of a file or folder."
+    try:
+        status = os.stat(path)  # noqa: PTH116  as above
+    except OSError:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _manifest_state(
+    manifest: Manifest,
+    whole: bool,  # look at every file, too
+) -> dict[str, str]:
+    "What changes when a manifest, its files or these checks do."
+    names = pd.concat([manifest.table["image"], manifest.table["map"]]).drop_duplicates()
+    names = names[~names.str.contains("|".join(_PATH_FAULTS.values()))]
+    folders = names.str.replace(r"[^/]*$", "", regex=True).drop_duplicates()
+    some = names.iloc[np.linspace(0, len(names) - 1, min(len(names), _GLANCE)).astype(int)]
+    parts = {"folders": folders, "some": some} | ({"all": names} if whole else {})
+    state = {"digest": manifest.digest, "root": str(manifest.root)}
+    state["code"] = content_hash(__file__) if "__file__" in globals() else ""
+    for part, paths in parts.items():
+        found = over_files(file_state, (f"{manifest.root}/" + paths).tolist(), "looking at")
+        state[part] = hashlib.sha256("\n".join(found).encode()).hexdigest()
+    return state
+
+# %% ../nbs/00a_manifest.ipynb #27915269
+def read_checked(
+    manifest: Manifest,
+    folder: str | Path,  # of stamps
+    whole: bool = False,  # look at every file, not at some
+) -> list[Finding] | None:  # what `validate` found; None: not checked, or changed since
+    "What an earlier check of the same files found."
+    try:
+        kept = json.loads((Path(folder) / f"{manifest.digest[:16]}.json").read_bytes())
+        now = _manifest_state(manifest, whole)
+        fresh = now == {name: kept["state"][name] for name in now}
+        findings = [Finding(**f | {"examples": tuple(f["examples"])}) for f in kept["findings"]]
+    except (OSError, ValueError, LookupError, TypeError):  # none, or cut short: check anew
+        return None
+    return findings if fresh else None
+
+
+def validate_once(
+    manifest: Manifest,
+    folder: str | Path,  # of stamps; made when missing
+    known: dict[str, int] | None = None,  # sizes of files by path, looked up and added to
+) -> list[Finding]:  # as of `validate`
+    "`validate`, unless every file is as it was then."
+    kept = read_checked(manifest, folder, whole=True)
+    if kept is not None:
+        return kept
+    state = _manifest_state(manifest, whole=True)  # before: what changes meanwhile is noticed
+    findings = validate(manifest, known=known)
+    with atomic_path(Path(folder) / f"{manifest.digest[:16]}.json") as temporary:
+        content = {"state": state, "findings": [asdict(finding) for finding in findings]}
+        temporary.write_text(json.dumps(content, indent=1))
+    return findings
+
+# %% ../nbs/00a_manifest.ipynb #a150945c
+def validate_run(
+    manifest: Manifest,
+) -> list[Finding]:  # as of `validate`
+    "`validate`, unless the study that started this process has done it and nothing has changed."
+    folder = os.environ.get(CHECKED)
+    kept = read_checked(manifest, folder) if folder else None
+    return validate(manifest) if kept is None else kept
 
 # %% ../nbs/00a_manifest.ipynb #9e916c17
 def group_split(

@@ -14,13 +14,15 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
+from inspect import signature
 from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,12 +40,15 @@ from tqdm.auto import tqdm
 
 import cyborg
 from .audit import study_audit, write_audit
-from .data import Batch, human_map_means
-from .demo import make_demo
+from .data import Batch, cache_root, human_map_means, require_room, uncached_images
+from .demo import demo_plan, make_demo
 from .evaluation import KEYS
 from .guidance import Imputation
 from cyborg.manifest import (
+    CHECKED,
+    SPLITS,
     DamagedError,
+    Finding,
     Manifest,
     ManifestError,
     atomic_path,
@@ -53,13 +58,16 @@ from cyborg.manifest import (
     name_fault,
     over_files,
     parse_protocol,
+    read_checked,
     read_manifest,
     read_table,
     require_bool,
     runs_root,
+    stated_table,
     sweep_parts,
     usable_cores,
     validate,
+    validate_once,
     with_protocol,
     write_manifest,
 )
@@ -93,19 +101,24 @@ from .saliency import RunningMean
 from .scorers import FROZEN, TRUST, check_entry, is_trusted, make_scorer, score_frozen
 from cyborg.training import (
     PRESETS,
+    ROW_BYTES,
     SETTINGS,
+    NetworkBytes,
     RunConfig,
     SettingsError,
     build_network,
+    cached_part,
     check_settings,
     check_step,
     choose_precision,
     code_digest,
     differing,
     made_up,
+    network_bytes,
     new_state,
     preset_config,
     read_history,
+    run_bytes,
     run_codes,
     run_config,
     run_epoch,
@@ -772,10 +785,13 @@ _OF_STEP = ("arch", "size", "output_stride", "one_logit", "attention", "weights"
 _OF_STEP += ("map_kind", "which", "distance", "weighting", "quirks", "detach_weight")
 
 
-def _check_networks(runs: Sequence[StudyRun]) -> None:
+def _check_networks(
+    runs: Sequence[StudyRun],
+) -> dict[str, NetworkBytes]:  # by name of the run
     "Refuse networks that timm lacks or that cannot make a run's steps, and missing weights."
-    tried = set()
-    for config in (run.config for run in runs):
+    tried, sizes = {}, {}
+    bar = tqdm(runs, desc="networks", unit=" runs", delay=3, leave=False)
+    for config in (run.config for run in bar):
         named = config.weights in ("imagenet", "none", "package")  # fetched by the runs
         if not named and not Path(config.weights).is_file():
             raise StudyError(
@@ -784,57 +800,81 @@ def _check_networks(runs: Sequence[StudyRun]) -> None:
         shape = (config.alpha == 1, *(getattr(config, name) for name in _OF_STEP))
         if shape not in tried:
             try:
-                check_step(build_network(config, 2, "none" if named else None), config)
+                network = build_network(config, 2, "none" if named else None)
+                check_step(network, config)
             except SettingsError as error:
                 raise StudyError(f"scenario of {config.name}: {error}") from error
-        tried.add(shape)
-
-
-def _study_manifests(
-    study: Study,
-    runs: Sequence[StudyRun],
-) -> dict[str, Manifest]:  # by the path that stands in the settings
-    "Read every manifest, drawing the demo set and writing those with other maps where needed."
-    if not study.data:
-        make_demo()
-    for name, given in study.scenarios.items():
-        if column := given.get("map_column", ""):
-            for data in _grid_data(study):
-                source = _stand_ins(given, study).get(data, data)
-                _write_with_maps(study, name, source, column)
-    manifests = {}
-    for config in (run.config for run in runs):
-        if config.manifest not in manifests:
-            manifests[config.manifest] = read_manifest(
-                config.manifest, config.root or None, synthetic=config.synthetic
-            )
-    return manifests
+            tried[shape] = network_bytes(network)
+        sizes[config.name] = tried[shape]
+    return sizes
 
 # %% ../nbs/10_study.ipynb #7a50ea2f
-def _write_with_maps(
-    study: Study,
+def _with_maps(
+    manifest: Manifest,
     scenario: str,  # that asks for it
     data: str,
     column: str,  # that holds the maps
-) -> None:
-    """Write a manifest in which `column` is the column `map`, the test split apart.
+) -> Manifest:
+    """A manifest in which `column` is the column `map`, the test split apart.
 
     So agreement is measured against the same maps for all scenarios.
     """
-    places = _places(study, data)
-    manifest = _read_places(places)
-    if column not in manifest.table:
-        hint = (
-            did_you_mean(column, tuple(manifest.table)) or f"; it has {', '.join(manifest.table)}"
-        )
+    own = manifest.table
+    if column not in own:
+        hint = did_you_mean(column, tuple(own)) or f"; it has {', '.join(own)}"
         raise StudyError(
             f"scenario {scenario} takes its maps from column {column!r}, which the manifest of "
             f"data {data} lacks{hint}"
         )
-    own = manifest.table
     table = own.assign(map=own[column].where(own["split"] != "test", own["map"]))
-    path = Path(_places(study, data, column)["manifest"])
-    write_manifest(Manifest(table, manifest.root, manifest.classes), path)
+    table = stated_table(Manifest(table, manifest.root, manifest.classes))
+    return Manifest(table, manifest.root, manifest.classes)
+
+
+def _undrawn_demo() -> Manifest:
+    "The demo set as it will be listed."
+    table = demo_plan(signature(make_demo).parameters["n"].default)
+    return Manifest(table.assign(map="maps/" + table["image"]), data_root() / "demo")
+
+
+def _is_drawn(study: Study) -> bool:
+    "Whether there are images: the demo set may be still to come."
+    return bool(study.data) or (data_root() / "demo" / "demo.json").is_file()
+
+# %% ../nbs/10_study.ipynb #dfcee60e
+def _study_manifests(
+    study: Study,
+    runs: Sequence[StudyRun],
+    dry: bool = False,  # write nothing
+) -> dict[str, Manifest]:  # by the path that stands in the settings
+    "Read every manifest, drawing the demo set and writing those with other maps where needed."
+    demo = None
+    if not study.data:
+        demo = make_demo() if not dry or _is_drawn(study) else _undrawn_demo()
+
+    @cache
+    def read(path: str, root: str, synthetic: str) -> Manifest:
+        return demo or read_manifest(path, root or None, synthetic=synthetic)
+
+    manifests = {}
+    cells = {run.config.manifest: run for run in reversed(runs)}
+    bar = tqdm(cells.values(), desc="reading manifests", unit=" files", delay=3, leave=False)
+    for run in bar:
+        config, given = run.config, study.scenarios[run.scenario]
+        column = given.get("map_column", "")
+        if not column:
+            manifests[config.manifest] = read(config.manifest, config.root, config.synthetic)
+            continue
+        data = _stand_ins(given, study).get(run.data, run.data)
+        places = _places(study, data)
+        found = read(places["manifest"], places.get("root", ""), places.get("synthetic", ""))
+        said = parse_protocol(places.get("seen", ""), places.get("counterparts", ""))
+        found = _with_maps(with_protocol(found, *said), run.scenario, data, column)
+        if not dry:
+            write_manifest(found, config.manifest)
+            found = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
+        manifests[config.manifest] = found
+    return manifests
 
 # %% ../nbs/10_study.ipynb #6f20892d
 def _check_maps(
@@ -970,43 +1010,159 @@ def _code_warning(
         "they will not be pooled unless asked (mixed)"
     )
 
-# %% ../nbs/10_study.ipynb #3db23411
-def check_study(
+# %% ../nbs/10_study.ipynb #4e10a15d
+def _check_runs(
     study: Study,
-    trusted: bool = False,  # whether frozen systems may run code, see `cyborg.scorers.is_trusted`
-    dry: bool = False,  # open no file that runs code or a network of its own
+    runs: Sequence[StudyRun],
+    manifests: Mapping[str, Manifest],
 ) -> list[str]:  # warnings
-    "Check all that a study needs, before anything runs; what is wrong is raised."
+    "Refuse settings that images rule out, and folders of runs with other settings."
+    warnings, seen = [], set()
+    for run in runs:
+        manifest, key = manifests[run.config.manifest], (run.config.manifest, run.scenario)
+        if key not in seen:
+            try:
+                warnings += check_settings(run.config, manifest)
+            except SettingsError as error:
+                raise StudyError(f"scenario {run.scenario}: {error}") from error
+            if run.config.alpha < 1 and run.config.maps != "label" and _is_drawn(study):
+                warnings.append(_check_maps(run, manifest, study.least_maps))
+        seen.add(key)
+        record = _record(run)
+        if record and (told := _differing(run, record, manifest.digest)):
+            raise StudyError(
+                f"{run.config.folder} holds a run with other settings ({'; '.join(told)}); "
+                "give this study another name, or remove that folder"
+            )
+    return warnings
+
+# %% ../nbs/10_study.ipynb #3db23411
+class _Checked(NamedTuple):
+    "A study that nothing speaks against."
+
+    warnings: list[str]
+    manifests: dict[str, Manifest]  # by the path that stands in the settings
+    sizes: dict[str, NetworkBytes]  # by name of the run
+
+
+def _check_files(
+    study: Study,
+    runs: Sequence[StudyRun],
+    manifests: Mapping[str, Manifest],
+    dry: bool,  # write nothing, and open no image
+) -> list[Finding]:
+    "Look at the images and maps of each manifest once, for all runs."
+    folder, known, findings = study.folder / "checked", {}, {}
+    for config in (run.config for run in runs if _is_drawn(study)):
+        key = (config.manifest, config.seen, config.counterparts)
+        if key in findings:
+            continue
+        said = parse_protocol(config.seen, config.counterparts)
+        stated = with_protocol(manifests[config.manifest], *said)
+        if not dry:
+            findings[key] = validate_once(stated, folder, known)
+            continue
+        kept = read_checked(stated, folder)
+        findings[key] = validate(stated, False, known=known) if kept is None else kept
+    return [*chain(*findings.values())]
+
+
+def _checked(
+    study: Study,
+    trusted: bool,
+    dry: bool,
+) -> _Checked:
+    "Check all that a study needs, before anything runs."
     runs = study_runs(study)
     _check_earlier(study)
-    _check_networks(runs)
-    manifests = _study_manifests(study, runs)
+    sizes, manifests = _check_networks(runs), _study_manifests(study, runs, dry)
     for path, manifest in manifests.items():
         if len(manifest.classes) != 2:
             raise StudyError(f"a study measures two classes, {path} has {manifest.classes}")
     frozen = (pair for systems in study.frozen.values() for pair in systems.items())
     unopened = [_check_frozen(name, entry, trusted, dry) for name, entry in frozen]
-    warnings = [found.text for manifest in manifests.values() for found in validate(manifest)]
-    digests = {path: manifest.digest for path, manifest in manifests.items()}
-    seen = set()
-    for run in runs:
-        key = (run.config.manifest, run.scenario)
-        if key not in seen:
-            try:
-                warnings += check_settings(run.config, manifests[run.config.manifest])
-            except SettingsError as error:
-                raise StudyError(f"scenario {run.scenario}: {error}") from error
-        if run.config.alpha < 1 and run.config.maps != "label" and key not in seen:
-            warnings.append(_check_maps(run, manifests[run.config.manifest], study.least_maps))
-        seen.add(key)
-        record = _record(run)
-        if record and (told := _differing(run, record, digests[run.config.manifest])):
-            raise StudyError(
-                f"{run.config.folder} holds a run with other settings ({'; '.join(told)}); "
-                "give this study another name, or remove that folder"
-            )
+    warnings = [found.text for found in _check_files(study, runs, manifests, dry)]
+    warnings += _check_runs(study, runs, manifests)
     warnings += [_code_warning(runs), *unopened]
-    return [text for text in dict.fromkeys(warnings) if text]
+    return _Checked([text for text in dict.fromkeys(warnings) if text], manifests, sizes)
+
+
+def check_study(
+    study: Study,
+    trusted: bool = False,  # whether frozen systems may run code, see `cyborg.scorers.is_trusted`
+    dry: bool = False,  # write nothing, open no image, and no file that runs code
+) -> list[str]:  # warnings
+    "Check all that a study needs, before anything runs; what is wrong is raised."
+    return _checked(study, trusted, dry).warnings
+
+# %% ../nbs/10_study.ipynb #63190063
+class _Squares(NamedTuple):
+    "Images that are kept decoded at one size."
+
+    side: int  # pixels
+    images: int
+    new: int  # that are not cached yet
+
+
+def _squares(
+    runs: Sequence[StudyRun],
+    checked: _Checked,
+) -> list[_Squares]:
+    "Images that runs keep decoded; those of several manifests count once."
+    parts: dict[tuple, dict] = {}
+    for config in (run.config for run in runs):
+        manifest, side = checked.manifests[config.manifest], checked.sizes[config.name].side
+        found = parts.setdefault((manifest.root, side), {})
+        if (config.manifest, config.cache) not in found:
+            found[config.manifest, config.cache] = cached_part(manifest, config)
+    squares = []
+    for (root, side), found in parts.items():
+        table = pd.concat([part.table for part in found.values()]).drop_duplicates("image")
+        classes = next(iter(found.values())).classes
+        new = uncached_images(Manifest(table, root, classes), side)
+        squares.append(_Squares(side, len(table), new))
+    return squares
+
+# %% ../nbs/10_study.ipynb #b5d1ffb7
+def _run_needs(
+    study: Study,
+    runs: Sequence[StudyRun],  # that are not finished
+    checked: _Checked,
+    slots: int,  # runs at a time
+) -> int:  # bytes
+    "What runs, frozen systems and the audit will write into the study folder."
+    needs = []
+    for config in (run.config for run in runs):
+        images = len(checked.manifests[config.manifest])
+        needs.append(run_bytes(config, images, checked.sizes[config.name]))
+    kept = sum(need.kept for need in needs)
+    begun = [p for run in runs for p in run.config.folder.rglob("*") if p.is_file()]
+    passing = sorted((need.passing for need in needs), reverse=True)[:slots]
+    systems = sum(len(systems) for systems in study.frozen.values())
+    most = max(len(manifest) for manifest in checked.manifests.values())
+    others = (systems + 1) * most * ROW_BYTES  # and what the audit keeps until it is done
+    return max(kept - sum(path.stat().st_size for path in begun), 0) + sum(passing) + others
+
+
+def _room(
+    study: Study,
+    checked: _Checked,
+    slots: int,  # runs at a time
+) -> list[str]:  # lines about it
+    "Say what a study will write, and refuse it where the disks cannot hold that; OSError."
+    runs = [r for r in study_runs(study) if run_state(r.config.folder).state != "finished"]
+    squares = _squares(runs, checked)
+    images = sum(part.new * 3 * part.side**2 for part in squares)
+    needs = [
+        ("decoded images", cache_root(make=False), images),
+        (f"{len(runs)} runs", study.folder, _run_needs(study, runs, checked, slots)),
+    ]
+    told = [
+        f"{part.images - part.new:,} of {part.images:,} images that are kept decoded at "
+        f"{part.side} px are cached"
+        for part in squares
+    ]
+    return [*told, f"disk: {require_room(needs)}"]
 
 # %% ../nbs/10_study.ipynb #7471c8de
 def plan(
@@ -1034,54 +1190,102 @@ def _probed(config: RunConfig) -> Network:
     return network
 
 # %% ../nbs/10_study.ipynb #dfbd76e0
+_LONG = 0.25  # seconds for two images from which on more of them cost in proportion, on a CPU
+
+
+def _least(step: Callable[[], Any], times: int) -> float:  # seconds
+    "The shortest of some tries."
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _image_seconds(
+    config: RunConfig,
+    threads: int,
+) -> dict[str, float]:  # train, val
+    "Time of an image in a step, from a few steps on made-up images."
+    before, network = torch.get_num_threads(), _probed(config)
+    accelerator = Accelerator(cpu=config.device == "cpu")
+    precision, _ = choose_precision(network, accelerator.device, config.precision)
+    network = network.to(accelerator.device, memory_format=torch.channels_last)
+    state, costs = new_state(network, config), {}
+    few, whole = (
+        Batch(*(t.to(accelerator.device) for t in made_up(network, n)))
+        for n in (2, config.batch_size)
+    )
+    try:
+        torch.set_num_threads(threads)
+        for split, optimizer in (("train", state.optimizer), ("val", None)):
+            step = lambda batch: run_epoch(  # noqa: E731
+                network,
+                [batch],
+                config,
+                accelerator,
+                precision,
+                optimizer,  # noqa: B023
+            )
+            short = _least(lambda: step(few), 2)  # noqa: B023
+            if accelerator.device.type == "cpu" and short > _LONG:
+                costs[split] = short / len(few.label)
+            else:
+                costs[split] = _least(lambda: step(whole), 3) / config.batch_size  # noqa: B023
+    finally:
+        torch.set_num_threads(before)
+    return costs
+
+# %% ../nbs/10_study.ipynb #2c717dcc
+def _seconds(
+    config: RunConfig,
+    images: Mapping[str, int],
+    costs: Mapping[str, float],  # of `_image_seconds`
+) -> float:
+    "Time of a run."
+    epochs = config.epochs * (costs["train"] * images["train"] + costs["val"] * images["val"])
+    return OVERHEAD + epochs + costs["val"] * images["test"]
+
+
 def run_seconds(
     config: RunConfig,
     images: Mapping[str, int],  # number by split: train, val, test
     threads: int = 1,  # that the run will have
 ) -> float:
     "Estimate the time of a run from a few timed steps."
-    before, network = torch.get_num_threads(), _probed(config)
-    accelerator = Accelerator(cpu=config.device == "cpu")
-    precision, _ = choose_precision(network, accelerator.device, config.precision)
-    network = network.to(accelerator.device, memory_format=torch.channels_last)
-    state, batch = new_state(network, config), made_up(network, config.batch_size)
-    batch, costs = Batch(*(t.to(accelerator.device) for t in batch)), {}
-    try:
-        torch.set_num_threads(threads)
-        for split, optimizer in (("train", state.optimizer), ("val", None)):
-            times = []
-            for _ in range(3):
-                start = time.perf_counter()
-                run_epoch(network, [batch], config, accelerator, precision, optimizer)
-                times.append(time.perf_counter() - start)
-            costs[split] = min(times) / config.batch_size
-    finally:
-        torch.set_num_threads(before)
-    epochs = config.epochs * (costs["train"] * images["train"] + costs["val"] * images["val"])
-    return OVERHEAD + epochs + costs["val"] * images["test"]
+    return _seconds(config, images, _image_seconds(config, threads))
 
 
 def _cost_key(config: RunConfig) -> tuple:
-    "What the time of a run depends on."
-    names = "manifest arch size output_stride epochs batch_size precision device attention"
+    "What the time of an image depends on."
+    names = "arch size output_stride batch_size precision device attention"
     key = tuple(getattr(config, name) for name in names.split())
     return key if config.alpha == 1 else (*key, config.guidance, config.map_kind)
 
 # %% ../nbs/10_study.ipynb #3fa2a37b
+def _images(manifest: Manifest) -> dict[str, int]:  # by split
+    "Number of images."
+    return manifest.table["split"].value_counts().reindex(list(SPLITS), fill_value=0).to_dict()
+
+
 def estimate(
     study: Study,
     threads: int = 1,  # of each run
+    manifests: Mapping[str, Manifest] | None = None,  # by the path in the settings; None: read them
 ) -> pd.Series:  # seconds, on the index of `plan`
     "Seconds each run will take, from one probe of each kind of step."
     runs, known = study_runs(study), {}
-    manifests = _study_manifests(study, runs)
-    for config in (run.config for run in runs):
-        key = _cost_key(config)
-        if key not in known:
-            counts = manifests[config.manifest].table["split"].value_counts()
-            counts = counts.reindex(["train", "val", "test"], fill_value=0).to_dict()
-            known[key] = run_seconds(config, counts, threads)
-    return pd.Series([known[_cost_key(run.config)] for run in runs], name="seconds")
+    manifests = _study_manifests(study, runs) if manifests is None else manifests
+    images = {path: _images(manifest) for path, manifest in manifests.items()}
+    kinds = {_cost_key(run.config): run.config for run in runs}
+    bar = tqdm(kinds.items(), desc="timing steps", unit=" kinds", delay=3, leave=False)
+    for key, config in bar:
+        bar.set_postfix_str(f"{config.arch}, {config.scenario}")
+        known[key] = _image_seconds(config, threads)
+    configs = [run.config for run in runs]
+    seconds = [_seconds(c, images[c.manifest], known[_cost_key(c)]) for c in configs]
+    return pd.Series(seconds, name="seconds")
 
 # %% ../nbs/10_study.ipynb #fbf31063
 NOTEBOOK = Path(cyborg.__file__).resolve().parent.parent / "nbs" / "train.ipynb"
@@ -1237,6 +1441,7 @@ def _task(
     if study.robustness:
         parameters["robustness"] = study.robustness
     environment = {k: v for k, v in os.environ.items() if k.startswith(("CYBORG_", "HF_"))}
+    environment[CHECKED] = str(study.folder / "checked")
     folder = str(run.config.folder)
     return folder, str(notebook), parameters, environment, pool.threads, pool.devices
 
@@ -1307,10 +1512,15 @@ def run_study(
     every: float = 20.0,  # seconds between two progress lines
     tell: Callable[[str], None] | None = None,  # None: print, flushed
     trusted: bool = False,  # whether frozen systems may run code, see `cyborg.scorers.is_trusted`
+    checked: _Checked | None = None,  # of the study as it is now; None: check it
 ) -> pd.DataFrame:  # of `plan`, as it stands at the end
     "Run what is not finished; a run that fails does not stop the others. Starting again goes on."
     tell = tell or partial(print, flush=True)
-    for text in check_study(study, trusted):
+    if checked is None:
+        checked = _checked(study, trusted, dry=False)
+        for text in _room(study, checked, _slots(workers, threads)):
+            tell(text)
+    for text in checked.warnings:
         tell(f"warning: {text}")
     runs, table = study_runs(study), plan(study)
     weights = np.ones(len(runs)) if weights is None else np.asarray(weights, float)
@@ -1704,17 +1914,19 @@ def audit_data(
     study: Study,
     tell: Callable[[str], None] = print,
 ) -> list[Path]:  # folder of each audit, by `cyborg.audit.read_audit`
-    "Audit the images of a study, once for each manifest."
+    "Audit the images of a study, once for each manifest; one that was killed goes on."
     folders = []
     for data in _grid_data(study):
         places, folder = _places(study, data), study.folder / "audit" / data
-        manifest = _read_places(places)
+        manifest, kept = _read_places(places), folder / "read"
         stamp = folder / "manifest.digest"
         if not (stamp.is_file() and stamp.read_text() == manifest.digest):
             tell(f"auditing {len(manifest):,} images of {data}")
-            write_audit(study_audit(manifest), folder)
+            findings = read_checked(manifest, study.folder / "checked")
+            write_audit(study_audit(manifest, findings=findings, kept=kept), folder)
             with atomic_path(stamp) as temporary:
                 temporary.write_text(manifest.digest)
+            shutil.rmtree(kept)
         folders.append(folder)
     return folders
 
@@ -1744,14 +1956,15 @@ def main(
         print(*(f"left out: {text}" for text in absent), sep="\n", end="\n" * bool(absent))
         print(overview(plan(study)).to_string())
         if not only_collect:
-            seconds = _announced(study, workers, threads, dry_run, trust)
+            checked, seconds = _announced(study, workers, threads, dry_run, trust)
         if dry_run:
             return
-        if not only_collect:
-            run_study(study, scheduler or None, workers, threads, seconds, trusted=trust)
-        collected = collect(study, mixed)
         if not no_audit:
             audit_data(study, partial(print, flush=True))
+        if not only_collect:
+            how = {"weights": seconds, "trusted": trust, "checked": checked}
+            run_study(study, scheduler or None, workers, threads, **how)
+        collected = collect(study, mixed)
         if not only_collect:
             # last: what is wrong with a system of others costs no table
             score_systems(study, trust)
@@ -1764,19 +1977,33 @@ def main(
         raise SystemExit("not all runs are finished; start again to go on")
 
 # %% ../nbs/10_study.ipynb #0ad0963d
+def _slots(workers: int, threads: int) -> int:
+    "Runs at a time on this machine."
+    return workers or len(visible_gpus()) or max(1, usable_cores() // (threads or 1))
+
+
 def _announced(
     study: Study,
     workers: int,
     threads: int,
-    dry: bool,  # print warnings, too, and open no file that runs code
+    dry: bool,  # write nothing, print warnings, too, and open no file that runs code
     trusted: bool,  # whether frozen systems may run code
-) -> pd.Series:  # seconds of each run
-    "Check a study and print how long it will take."
-    warnings, seconds = check_study(study, trusted, dry), estimate(study, threads or 1)
+) -> tuple[_Checked, pd.Series]:  # and seconds of each run
+    "Check a study and print how long it will take, and what it will write."
+    print("checking networks, manifests and files", flush=True)
+    checked = _checked(study, trusted, dry)
+    seconds = estimate(study, threads or 1, checked.manifests)
     todo = seconds[plan(study)["state"] != "finished"].sum()
-    slots = workers or len(visible_gpus()) or max(1, usable_cores() // (threads or 1))
+    slots = _slots(workers, threads)
     words = f"about {span(todo / slots)}, {slots} at a time"
     print(f"{len(seconds)} runs in {study.folder}; {words}", flush=True)
-    for text in warnings if dry else ():
+    for path, manifest in checked.manifests.items() if dry else ():
+        counts = ", ".join(f"{split} {n:,}" for split, n in _images(manifest).items())
+        coming = "" if _is_drawn(study) else ", to be drawn first"
+        print(f"{path}: {len(manifest):,} images ({counts}){coming}")
+    print(*_room(study, checked, slots), sep="\n", flush=True)
+    for text in checked.warnings if dry else ():
         print(f"warning: {text}")
-    return seconds
+    if dry:
+        print("not looked for in a dry run: images that stand in two splits, byte for byte")
+    return checked, seconds

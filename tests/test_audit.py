@@ -265,7 +265,7 @@ def test_planted_giveaways(tmp_path, plant, trait):
     columns = ["image", "label", "source", "split", "map", "subject"]
     found = image_traits(Manifest(pd.DataFrame(rows, columns=columns), tmp_path), 64)
     train, fake = (found.table["split"] == "train").to_numpy(), np.arange(48) % 2 == 1
-    scores = audit._trait_scores(trait_features(found.records, trait), train, fake)
+    scores = audit._trait_scores(found.records, trait, train, fake)
     assert roc_auc_score(fake[~train], scores[~train]) > 0.95
     assert roc_auc_score(fake[train], scores[train]) > 0.95
 
