@@ -21,6 +21,7 @@ from PIL import Image
 import cyborg
 from cyborg import manifest as module
 from cyborg.manifest import (
+    CHECKED,
     CLASSES,
     COLUMNS,
     SPLITS,
@@ -46,6 +47,8 @@ from cyborg.manifest import (
     safe_path,
     sweep_parts,
     validate,
+    validate_once,
+    validate_run,
     with_protocol,
     write_manifest,
 )
@@ -1156,3 +1159,79 @@ def test_what_later_stages_write_is_refused_before_training(tmp_path, changes, t
     assert not any(found.refuse for found in audit(Manifest(table, tmp_path), hashes=False))
     with pytest.raises(ManifestError, match=told):
         validate(Manifest(table.assign(**changes), tmp_path), hashes=False)
+
+
+# --- checked once, for many runs ----------------------------------------------------------------
+
+
+def some_images(folder: Path, n: int = 6) -> Manifest:
+    "Pictures of both classes in all splits, each of its own bytes."
+    rows = []
+    for split in SPLITS:
+        for label in CLASSES:
+            for i in range(n):
+                name = f"{split}/{label}_{i}.png"
+                (folder / split).mkdir(parents=True, exist_ok=True)
+                Image.new("L", (4, 4), len(rows)).save(folder / name)
+                rows.append([name, label, "toy", split, "", ""])
+    return Manifest(pd.DataFrame(rows, columns=COLUMNS), folder)
+
+
+@pytest.fixture
+def stamped(tmp_path, monkeypatch):
+    "A manifest that was checked, and the number of checks since."
+    manifest, calls = some_images(tmp_path / "faces"), []
+    validate_once(manifest, tmp_path / "checked")
+    audit = module.audit
+    monkeypatch.setattr(module, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
+    monkeypatch.setenv(CHECKED, str(tmp_path / "checked"))
+    return manifest, calls
+
+
+def test_a_run_takes_a_fresh_stamp_and_finds_the_same(stamped, monkeypatch):
+    manifest, calls = stamped
+    found = validate_run(manifest)
+    assert calls == []
+    monkeypatch.delenv(CHECKED)
+    assert validate_run(manifest) == found and calls == [1]
+
+
+@pytest.mark.parametrize("change", ["longer", "later", "gone", "new", "row", "label", "stamp"])
+def test_a_stamp_is_refused_when_anything_has_changed(change, stamped, tmp_path):
+    manifest, calls = stamped
+    file = manifest.root / manifest.table["image"][3]
+    if change == "longer":
+        file.write_bytes(file.read_bytes() + b" ")
+    if change == "later":
+        os.utime(file, ns=(1, 1))
+    if change == "new":
+        (file.parent / "new.png").write_bytes(file.read_bytes())
+    if change == "row":
+        manifest = Manifest(manifest.table.iloc[:-1], manifest.root)
+    if change == "label":
+        manifest = Manifest(manifest.table.assign(source="other"), manifest.root)
+    if change == "stamp":
+        (stamp,) = (tmp_path / "checked").iterdir()
+        stamp.write_text(stamp.read_text()[:-40])
+    if change == "gone":
+        file.unlink()
+        with pytest.raises(ManifestError, match="missing image: 1 of 36"):
+            validate_run(manifest)
+        return
+    validate_run(manifest)
+    assert calls == [1]
+
+
+def test_a_file_that_no_run_looks_at_is_noticed_when_the_study_starts(
+    stamped, tmp_path, monkeypatch
+):
+    manifest, calls = stamped
+    monkeypatch.setattr(module, "_GLANCE", 1)
+    validate_once(manifest, tmp_path / "checked")
+    calls.clear()
+    file = manifest.root / manifest.table["image"][3]
+    with file.open("r+b") as opened:  # in place: its folder does not change
+        opened.write(b"0")
+    assert validate_run(manifest) is not None and calls == []
+    validate_once(manifest, tmp_path / "checked")
+    assert calls == [1]

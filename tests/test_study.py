@@ -30,6 +30,7 @@ from test_training import write_faces
 from cyborg import measures, scorers
 from cyborg import study as module
 from cyborg.audit import read_audit
+from cyborg.demo import demo_plan
 from cyborg.evaluation import METRICS, read_predictions
 from cyborg.manifest import ManifestError, read_manifest
 from cyborg.models import WeightsError, make_network
@@ -1034,3 +1035,111 @@ def test_a_study_is_not_named_as_another_folder(content, tmp_path, name):
         make_study(content | {"name": name}, runs=tmp_path)
     with pytest.raises(StudyError):
         make_study(content | {"scenarios": [{"x": {"map_column": "../../x"}}]}, runs=tmp_path)
+
+
+# --- at the size of the paper's set ------------------------------------------------------------
+
+
+def tree(folder: Path) -> list[tuple[str, int]]:
+    "Every file and folder below, with its time stamp."
+    return sorted((str(p), p.stat().st_mtime_ns) for p in [folder, *folder.rglob("*")])
+
+
+def test_a_dry_run_writes_nothing_and_draws_no_demo(tmp_path, monkeypatch, capsys):
+    for name in ("data", "runs"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"CYBORG_{name.upper()}", str(tmp_path / name))
+    monkeypatch.delenv("CYBORG_CACHE", raising=False)
+    content = {"name": "s", "networks": ["test_resnet"], "scenarios": ["classical", "cyborg"]}
+    before = tree(tmp_path)
+    study = make_study(content | {"seeds": 3, "settings": {"size": 64, "device": "cpu"}})
+    module._announced(study, 1, 1, dry=True, trusted=False)
+    assert tree(tmp_path) == before
+    told = capsys.readouterr().out
+    n = demo_plan(2000)["split"].value_counts()
+    counts = f"(train {n['train']:,}, val {n['val']:,}, test {n['test']:,})"
+    assert f"2,000 images {counts}, to be drawn first" in told
+    kept = n["train"] + n["val"]
+    assert f"0 of {kept:,} images that are kept decoded at 64 px are cached" in told
+    assert f"{kept * 3 * 64**2 / 1e6:.1f} MB for decoded images" in told
+
+
+def test_a_dry_run_with_maps_of_another_column_writes_nothing(content, faces, tmp_path, capsys):
+    content |= {"scenarios": ["classical", "segmentation"], "seeds": 1}
+    study = make_study(content, runs=tmp_path / "runs")
+    before = tree(faces), tree(tmp_path)
+    module._announced(study, 1, 1, dry=True, trusted=False)
+    assert (tree(faces), tree(tmp_path)) == before
+    dry = module._checked(study, False, dry=True).manifests
+    real = module._checked(study, False, dry=False).manifests
+    assert {p: m.digest for p, m in dry.items()} == {p: m.digest for p, m in real.items()}
+
+
+def test_files_are_checked_once_for_all_runs_of_a_study(content, tmp_path, monkeypatch):
+    from cyborg import manifest
+
+    calls = []
+    audit = manifest.audit
+    monkeypatch.setattr(manifest, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
+    study = make_study(content | {"seeds": 5}, runs=tmp_path)
+    first = check_study(study)
+    assert len(calls) == 1 and check_study(study) == first and len(calls) == 1
+    check_study(study, dry=True)
+    assert len(calls) == 1
+    environment = module._task(
+        study_runs(study)[0], study, NOTEBOOK, module.Cluster(None, 1, (), {})
+    )[3]
+    monkeypatch.setenv(manifest.CHECKED, environment[manifest.CHECKED])
+    config = study_runs(study)[0].config
+    assert manifest.validate_run(read_manifest(config.manifest, config.root)) is not None
+    assert len(calls) == 1
+
+
+def test_a_study_that_the_disk_cannot_hold_is_refused_before_it_runs(
+    content, toy, tmp_path, monkeypatch
+):
+    from cyborg import data
+
+    study = make_study(content, runs=tmp_path)
+    checked = module._checked(study, False, dry=True)
+    monkeypatch.setattr("cyborg.data.disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+    with pytest.raises(data.CacheError, match="no room on the disk: .* for 4 runs in .*1 MB are"):
+        run_study(study, notebook=toy)
+    assert not (tmp_path / "s" / "study.yaml").exists()
+    few, many = (module._run_needs(study, study_runs(study)[:n], checked, slots=1) for n in (1, 4))
+    weights = checked.sizes[study_runs(study)[0].config.name].weights
+    assert many - few > 3 * 3 * weights  # best, last and its momentum, of three more runs
+
+
+def test_images_of_two_manifests_are_counted_once(content, faces, tmp_path):
+    place = next(iter(content["data"].values()))
+    half = {"manifest": str(faces / "half.csv"), "root": str(faces)}
+    content |= {"data": {"faces": place, "half": half}, "scenarios": ["classical"], "seeds": 2}
+    study = make_study(content, runs=tmp_path)
+    (squares,) = module._squares(study_runs(study), module._checked(study, False, dry=True))
+    table = read_manifest(place["manifest"]).table
+    assert squares.images == (table["split"] != "test").sum()
+
+
+def test_an_audit_that_was_killed_goes_on_where_it_was(content, tmp_path, monkeypatch):
+    from cyborg import audit
+
+    study = make_study(content, runs=tmp_path)
+    monkeypatch.setattr(audit, "_PART", 5)
+    read, seen = audit._record, []
+
+    def killed(path, size):
+        seen.append(path)
+        if len(seen) > 12:
+            raise KeyboardInterrupt
+        return read(path, size)
+
+    monkeypatch.setattr(audit, "_record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        module.audit_data(study, lambda _: None)
+    again = []
+    monkeypatch.setattr(audit, "_record", lambda path, size: again.append(path) or read(path, size))
+    (folder,) = module.audit_data(study, lambda _: None)
+    n = len(read_manifest(next(iter(content["data"].values()))["manifest"]))
+    assert len(again) == n - 10  # two parts of five were kept
+    assert not (folder / "read").exists() and len(read_audit(folder).distances)

@@ -666,3 +666,24 @@ def test_a_run_keeps_the_mean_human_map_whatever_it_was_trained_on(own, faces, t
     train(config, overwrite=True)
     assert sum(map(found.count, found.keys)) == 9
     assert RunningMean.load(folder / TRAINING_MAPS).keys == found.keys
+
+
+def test_training_takes_a_fresh_stamp_of_its_images_and_looks_itself_without_one(
+    tmp_path, monkeypatch
+):
+    from cyborg import manifest as module
+
+    write_faces(tmp_path)
+    given = {"manifest": str(tmp_path / "manifest.csv"), "root": str(tmp_path), "size": 64}
+    config, calls = preset_config("quick", given | {"arch": "test_resnet"}), []
+    images = module.read_manifest(config.manifest, config.root)
+    for _ in range(2):  # the first makes a folder beside the images
+        module.validate_once(images, tmp_path / "checked")
+    audit = module.audit
+    monkeypatch.setattr(module, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
+    looked = check_run(config).warnings
+    assert calls == [1]
+    monkeypatch.setenv(module.CHECKED, str(tmp_path / "checked"))
+    assert check_run(config).warnings == looked and calls == [1]
+    (tmp_path / "new.png").touch()
+    assert check_run(config).warnings == looked and calls == [1, 1]
