@@ -677,7 +677,7 @@ def _kept_record(
     points = crop_points(choice.face.points, crop)
     record = dict(zip(("face_x0", "face_y0", "face_x1", "face_y1"), choice.face.box, strict=True))
     record |= dict(zip(("crop_x0", "crop_y0", "crop_x1", "crop_y1"), crop.box, strict=True))
-    record |= {"score": choice.face.score, "face_side": choice.face.side}
+    record |= {"face_score": choice.face.score, "face_side": choice.face.side}
     record |= {"tilt": eye_angle(choice.face.points), "angle": crop.angle, "outside": crop.outside}
     names = [f"{name}_{axis}" for name in POINTS for axis in "xy"]
     record |= dict(zip(names, points.ravel(), strict=True))  # pixels of the crop
@@ -801,6 +801,20 @@ def _crop_records(
     lost = lambda image, record: record["status"] == "kept" and gone(image)  # noqa: E731
     return resume([*rows], work, ledger, stamp, "faces", threads, lost)
 
+# %% ../nbs/03_crop.ipynb #06a434b4
+_WRITES = ("crops.csv", "photographs.csv", "manifest.csv", "crops", "maps")  # here or by prepare
+
+
+def _refuse_strangers(out: Path) -> None:
+    "Refuse a folder that has files of our names and no ledger of ours."
+    if (out / "crops.sqlite").exists():
+        return
+    if found := [name for name in _WRITES if (out / name).exists()]:
+        raise FileExistsError(
+            f"{out} holds {', '.join(found)} and no crops.sqlite, so somebody else made them; "
+            "choose another folder for the crops"
+        )
+
 # %% ../nbs/03_crop.ipynb #b127342b
 def crop_manifest(
     manifest: Manifest,  # photographs, with or without maps
@@ -814,6 +828,7 @@ def crop_manifest(
     "Crop every photograph of a manifest, going on where it was stopped."
     rule, out = rule or CropRule(), Path(out).expanduser().resolve()
     _check_rule(rule)
+    _refuse_strangers(out)
     places = _map_folders(manifest.table, map_columns)
     rows = _crop_rows(manifest, places)
     if left := _left_behind(manifest, places):
@@ -825,6 +840,7 @@ def crop_manifest(
     ledger = Ledger(out / "crops.sqlite", settings, overwrite)
     told = _crop_records(rows, (manifest.root, out), source, rule, ledger, threads)
     records = pd.DataFrame(list(told), index=manifest.table.index)
+    records = records.rename(columns={"score": "face_score"})  # as ledgers of before name it
     crops = _crops_manifest(manifest, records, rows, places, out)
     table = manifest.table[["image", "label", "source"]].join(records)
     with atomic_path(out / "photographs.csv") as temporary:

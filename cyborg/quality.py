@@ -76,13 +76,13 @@ face_size.columns = ("face_side",)
 
 def confidence(
     pixels: np.ndarray | None,  # not used
-    row: Mapping[str, Any],  # score: of the detector, in [0, 1]
+    row: Mapping[str, Any],  # face_score: of the detector, in [0, 1]
 ) -> float:  # in [0, 1]
     "How sure the detector was."
-    return min(1.0, max(0.0, _number(row, "score")))
+    return min(1.0, max(0.0, _number(row, "face_score")))
 
 
-confidence.columns = ("score",)
+confidence.columns = ("face_score",)
 
 # %% ../nbs/03a_quality.ipynb #ceb84059
 NOSE = 0.58  # of the way from eyes to mouth, on faces seen from the front

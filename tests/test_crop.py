@@ -559,3 +559,14 @@ def test_centerface_finds_the_real_faces_where_the_table_says():
     assert len(missed) <= 1, missed
     assert np.median(errors) < 0.1  # of the eye distance
     assert time.perf_counter() - start < 60
+
+
+@pytest.mark.parametrize("name", ["photographs.csv", "manifest.csv", "crops/mine.png"])
+def test_files_that_somebody_else_made_are_not_written_over(tmp_path, name):
+    manifest, boxes = photographs(tmp_path / "in")
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds {name.split('/')[0]} and no crops.sqlite"):
+        crop_manifest(manifest, tmp_path / "out", BoxTable(boxes))
+    assert theirs.read_text() == "mine"

@@ -79,7 +79,7 @@ def test_sharpness_falls_with_blur_and_does_not_see_brightness():
 
 
 def test_numbers_of_a_row_are_text_as_a_manifest_holds_them():
-    row = {"face_side": "56", "score": "1.2"} | {
+    row = {"face_side": "56", "face_score": "1.2"} | {
         f"{name}_{axis}": str(FRONT[i, j])
         for i, name in enumerate(("left_eye", "right_eye", "nose", "mouth"))
         for j, axis in enumerate("xy")
@@ -230,13 +230,13 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert len(list(ledger.largest())) == 200
 
 
-@pytest.mark.parametrize("scorer", [confidence, lambda pixels, row: float(row["score"])])
+@pytest.mark.parametrize("scorer", [confidence, lambda pixels, row: float(row["face_score"])])
 def test_scores_follow_the_rows_that_they_are_made_of(tmp_path, scorer):
     "Whether the scorer says which columns it reads or not."
     manifest = pictures(tmp_path / "in", [10, 10])
     best = []
     for values in (["0.9", "0.1"], ["0.1", "0.9"]):
-        scored = Manifest(manifest.table.assign(score=values), manifest.root)
+        scored = Manifest(manifest.table.assign(face_score=values), manifest.root)
         ledger = score_images(scored, tmp_path / "q", {"own": scorer})
         best.append(keep_best(scored, ledger, 1).manifest.table["image"][0])
     assert best == ["0000.png", "0001.png"]
