@@ -20,7 +20,9 @@ NOT_TRIED = {
     "data.open_cache": "pictures.decode_square, into a store of its own",
     "data.open_maps": "saliency.read_map",
     "launch.open_missing_streams": "no file",
+    "manifest.read_checked": "a damaged stamp is none: the files are checked anew",
     "manifest.read_folders": "a folder's names",
+    "manifest.read_json": "training.load_run, of config.json",
     "models.load_exactly": "tensors",
     "models.load_named_weights": "models.read_state_dict",
     "models.load_weights": "tensors",
@@ -30,6 +32,8 @@ NOT_TRIED = {
     "scorers.read_frozen": "evaluation.read_predictions; what is damaged is listed as a problem",
     "scoring.open_run": "training.load_run",
     "scoring.open_runs": "training.load_run",
+    "training.read_checkpoint": "training.load_state",
+    "training.read_history": "training.load_run",
 }
 
 
