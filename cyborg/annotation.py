@@ -473,10 +473,10 @@ class AnnotationStore:
         try:
             with self.writes() as connection:
                 metadata.create_all(connection)
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        except sa.exc.DatabaseError as error:
             place = self.engine.url.render_as_string(hide_password=True)
-            self.close()
-            text = f"{place} is no store of annotations, or is damaged: {getattr(error, 'orig', error)}"
+            self.engine.dispose()
+            text = f"{place} is no store of annotations, or is damaged: {error.orig}"
             raise AnnotationError(text) from error
 
     @contextmanager
