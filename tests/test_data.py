@@ -445,7 +445,7 @@ def test_disk_that_fills_up_in_the_middle(images, monkeypatch):
 
 def test_folder_that_cannot_be_made(images):
     (images.root / "file").touch()
-    with pytest.raises(CacheError, match="argument folder"):
+    with pytest.raises(CacheError, match="cache .* name another folder"):
         open_cache(images, 8, images.root / "file")
 
 

@@ -108,7 +108,7 @@ def test_files_beside_the_weights(tmp_path):
     with pytest.raises(WeightsError, match=r"has shape \(5,\), expected \(6,\), finite"):
         read_references(folder)
     np.save(folder / FILES["mean"], np.array([{}]), allow_pickle=True)
-    with pytest.raises(WeightsError, match="is no array"):
+    with pytest.raises(WeightsError, match="is not an array of NumPy"):
         read_references(folder)
     (folder / FILES["std"]).unlink()
     with pytest.raises(WeightsError):

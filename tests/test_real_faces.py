@@ -178,7 +178,8 @@ def prepared(made_up, tmp_path_factory):
 @pytest.mark.parametrize("name", list(prepare.SETS))
 def test_manifests_pass_their_own_validation(prepared, name):
     manifest = read_manifest(prepared / f"{name}.csv", root=prepared)
-    assert validate(manifest) == []
+    # Every generator of these tests is unseen, on purpose.
+    assert {found.check for found in validate(manifest)} <= {"nothing seen"}
     table, chosen = manifest.table, prepare.SETS[name]
     assert set(table.source[table.split != "test"]) == set(chosen.training)
     counts = table[table.split != "test"].groupby(["source", "split"]).size().unstack()
