@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 FOUND := import sys; from importlib.util import find_spec as f; \
     print(sys.version.split()[0], "" if f("venv") and f("ensurepip") else "without venv or ensurepip")
-CHECK := $(PY) -c 'from cyborg.launch import check_command; check_command()'
+CHECK := $(PY) -c 'from cyborg.commands import check_command; check_command()'
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
@@ -35,7 +35,7 @@ venv:
 	if [ "$$stamp" != "$$(cat $(VENV)/stamp 2>/dev/null)" ]; then \
 	    $(MAKE) --no-print-directory install && echo "$$stamp" > $(VENV)/stamp; \
 	fi
-	@grep -qs cyborg.launch $(VENV)/bin/papermill || { \
+	@grep -qs cyborg.commands $(VENV)/bin/papermill || { \
 	    echo 'repairing the papermill command of $(VENV), which is not the project'"'"'s'; \
 	    $(PY) -m pip install --quiet --force-reinstall --no-deps -e . && $(CHECK); }
 

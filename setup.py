@@ -4,7 +4,7 @@ import shlex
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
@@ -23,7 +23,7 @@ setup(
     # With the root spelt out, pip install -e adds this folder to sys.path. Otherwise it adds an
     # import hook, to which a folder named cyborg wherever papermill is started is preferred.
     package_dir={"": "."},
-    packages=[settings["lib_path"]],
+    packages=find_packages(include=[settings["lib_path"], settings["lib_path"] + ".*"]),
     package_data={settings["lib_path"]: ["static/*"]},
     install_requires=settings["requirements"].split(),
     extras_require={

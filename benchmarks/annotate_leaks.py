@@ -38,18 +38,12 @@ from PIL import Image
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from cyborg.annotation import (
-    AnnotationStore,
-    StudySettings,
-    answers_table,
-    make_pairs,
-    pairs_table,
-    trials,
-)
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, write_manifest
+from cyborg.measure.statistics import auc_interval
+from cyborg.people.store import AnnotationStore
+from cyborg.people.tables import StudySettings, answers_table, make_pairs, pairs_table, trials
 from cyborg.pictures import read_picture
-from cyborg.statistics import auc_interval
 
 MARK = {"points": [[90, 90, 0.5], [200, 120, 1.5]], "radius": 20, "erase": False}
 

@@ -27,10 +27,10 @@ import httpx
 import numpy as np
 from fastcore.script import Param, call_parse
 
-from cyborg.annotation import AnnotationStore
 from cyborg.demo import make_demo
+from cyborg.people.store import AnnotationStore
 
-COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
 
 
 def start(folder: Path, store: str, port: int, subjects: int, **other: int) -> subprocess.Popen:

@@ -33,9 +33,13 @@ from PIL import Image
 from safetensors import safe_open
 
 from cyborg import training
-from cyborg.evaluation import predict, read_maps, read_mean_maps, read_predictions
-from cyborg.manifest import read_json, read_manifest
-from cyborg.training import RunConfig, load_run, read_checkpoint, read_history, train
+from cyborg.evaluation import predict
+from cyborg.files import read_json
+from cyborg.manifest import read_manifest
+from cyborg.predictions import read_maps, read_mean_maps, read_predictions
+from cyborg.runs import read_checkpoint, read_history
+from cyborg.settings import RunConfig
+from cyborg.training import load_run, train
 
 COLUMNS = ["image", "label", "source", "split", "map", "subject"]
 FIGURES = ("kills", "runs", "repeated", "most repeated", "torn", "left over", "different")

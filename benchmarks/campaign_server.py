@@ -22,8 +22,8 @@ from pathlib import Path
 from annotate_load import crowd, start
 from fastcore.script import Param, call_parse
 
-from cyborg.annotation import AnnotationStore
 from cyborg.demo import make_demo
+from cyborg.people.store import AnnotationStore
 
 
 def figures(

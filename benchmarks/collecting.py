@@ -24,9 +24,9 @@ import yaml
 from fastcore.script import call_parse
 from scipy.special import expit
 
-from cyborg.evaluation import METRICS
-from cyborg.runner import Outcome, write_outcome
-from cyborg.study import StudyRun, read_study, study_runs
+from cyborg.manifest import METRICS
+from cyborg.study.file import StudyRun, read_study, study_runs
+from cyborg.study.runner import Outcome, write_outcome
 
 # Section 5 of the paper: camera set or generator, its counterpart, images in hundred thousands.
 CELEBA, FFHQ = "celeba-hq", "ffhq"

@@ -32,14 +32,17 @@ import pyarrow.parquet as pq
 from fastcore.script import call_parse
 from scipy.ndimage import gaussian_filter
 
-from cyborg.annotation import as_table, write_annotations
 from cyborg.demo import make_demo
 from cyborg.evaluation import Scored, prediction_rows, saliency_means
-from cyborg.explore import VIEWS, MapExplorer, RunExplorer
+from cyborg.explore.curves import RunExplorer
+from cyborg.explore.maps import MapExplorer
+from cyborg.explore.tiles import VIEWS
 from cyborg.manifest import Manifest, write_manifest
+from cyborg.people.exchange import write_annotations
+from cyborg.people.tables import as_table
 from cyborg.pictures import read_picture
 from cyborg.saliency import read_map, resize_map, write_map
-from cyborg.training import preset_config
+from cyborg.settings import preset_config
 
 SOURCES = ["real", "progan", "starganv2", "stylegan", "stylegan2", "stylegan3", "diffusion"]
 SCENARIOS = {"classical": {"alpha": 1.0}, "cyborg": {}, "mean_map": {"maps": "mean"}}

@@ -19,9 +19,11 @@ from fastcore.script import call_parse
 from speed import random_batch, side_by_side
 
 from cyborg.cam import attended, attention_rollout
+from cyborg.epoch import run_epoch
 from cyborg.guidance import GUIDANCES
 from cyborg.models import make_network
-from cyborg.training import RunConfig, new_state, run_epoch
+from cyborg.runs import new_state
+from cyborg.settings import RunConfig
 
 KINDS = ("gradcam", "hirescam", "layercam", "input_gradient")
 TERMS = ("rrr", "hint", "res_g", "droid", "divisive", "harmonisation")

@@ -27,7 +27,7 @@ def wall_time(
     processes: int,  # that the workers are threads of
 ) -> float:  # from the first submission to the last result, seconds
     "Schedule sleeping tasks as `run_study` does runs."
-    from cyborg.study import Cluster, schedule  # here, or every worker would wait for torch
+    from cyborg.study.run import Cluster, schedule
 
     with (
         LocalCluster(

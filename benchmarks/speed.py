@@ -25,12 +25,15 @@ from fastcore.script import call_parse
 from PIL import Image
 from tqdm.auto import tqdm
 
-from cyborg.data import Batch, ImageDataset, make_loader, open_cache
+from cyborg.cache import open_cache
+from cyborg.data import Batch, ImageDataset, make_loader
+from cyborg.epoch import choose_precision, run_epoch
 from cyborg.evaluation import predict
 from cyborg.manifest import Manifest
 from cyborg.models import Network, make_network
+from cyborg.runs import new_state
 from cyborg.saliency import write_map
-from cyborg.training import RunConfig, choose_precision, new_state, run_epoch
+from cyborg.settings import RunConfig
 
 CPU = torch.device("cpu")
 

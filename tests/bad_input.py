@@ -11,6 +11,7 @@ import json
 import traceback
 import zipfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,7 +202,7 @@ def _network():
 
 def _run(folder: Path) -> Path:
     "A run folder as `train` leaves it, without a training."
-    from cyborg.training import run_config
+    from cyborg.settings import run_config
 
     folder = folder / "run"
     folder.mkdir(exist_ok=True)
@@ -227,8 +228,8 @@ def _run(folder: Path) -> Path:
 def _scored(folder: Path) -> Path:
     "A folder of predictions, with maps."
     from cyborg.manifest import Manifest
+    from cyborg.others.frozen import write_scores
     from cyborg.saliency import RunningMean
-    from cyborg.scorers import write_scores
 
     table = pd.read_csv(io.StringIO(MANIFEST), dtype=str, keep_default_na=False)
     manifest = Manifest(table, folder).split("test")
@@ -243,7 +244,7 @@ def _scored(folder: Path) -> Path:
 
 
 def _autoencoder(folder: Path) -> Path:
-    from cyborg.mentor import MapAutoencoder
+    from cyborg.prepare.mentor import MapAutoencoder
 
     folder = folder / "autoencoder"
     settings = {"arch": "test_resnet", "size": 64, "seed": 0}
@@ -253,8 +254,8 @@ def _autoencoder(folder: Path) -> Path:
 
 
 def _audit(folder: Path) -> Path:
-    from cyborg.audit import StudyAudit, write_audit
-    from cyborg.manifest import Finding
+    from cyborg.files import Finding
+    from cyborg.measure.audit import StudyAudit, write_audit
 
     shortcuts = pd.DataFrame({"trait": ["size"], "seen": [True], "auc": [0.5], "reason": [""]})
     tables = [pd.DataFrame({"image": ["a.png"], "bits": [3]}) for _ in range(3)]
@@ -263,10 +264,10 @@ def _audit(folder: Path) -> Path:
 
 
 def _references(folder: Path) -> Path:
-    from cyborg.img2pose import FILES
+    from cyborg.prepare.img2pose import REFERENCE_FILES
 
     for name, shape in (("mean", (6,)), ("std", (6,)), ("points", (68, 3))):
-        np.save(folder / FILES[name], np.ones(shape))
+        np.save(folder / REFERENCE_FILES[name], np.ones(shape))
     return folder
 
 
@@ -289,7 +290,7 @@ def _script(folder: Path) -> Path:
 
 def _scorer(kind: str) -> Callable[[Path], Any]:
     def read(path: Path) -> str:
-        from cyborg.scorers import make_scorer
+        from cyborg.others.frozen import make_scorer
 
         entry = {"kind": kind, "path": str(path), "size": 8, "label": 0}
         return str(make_scorer(entry, trusted=True).settings)
@@ -312,7 +313,8 @@ def _reaction_times(folder: Path) -> Path:
 
 
 def _state(folder: Path) -> Path:
-    from cyborg.training import new_state, run_config, save_state
+    from cyborg.runs import new_state, save_state
+    from cyborg.settings import run_config
 
     path = _run(folder)
     config = run_config(json.loads((path / "config.json").read_text())["settings"])
@@ -321,18 +323,20 @@ def _state(folder: Path) -> Path:
 
 
 def _load_state(path: Path) -> int:
-    from cyborg.training import load_state, new_state, run_config
+    from cyborg.runs import load_state, new_state
+    from cyborg.settings import run_config
 
     state = new_state(_network(), run_config({"manifest": "m.csv", "arch": "test_resnet"}))
     load_state(state, path)
     return state.epoch
 
 
-def _call(module: str, name: str, *arguments: Any) -> Callable[[Path], Any]:
+def _call(name: str, *arguments: Any) -> Callable[[Path], Any]:
     "Call a function of the package, imported when it is needed."
+    module, _, function = name.rpartition(".")
 
     def read(path: Path) -> Any:
-        return getattr(__import__(f"cyborg.{module}", fromlist=[name]), name)(path, *arguments)
+        return getattr(import_module(f"cyborg.{module}"), function)(path, *arguments)
 
     return read
 
@@ -365,129 +369,139 @@ def _ai_face(folder: Path) -> Path:
 
 
 READERS: dict[str, Reader] = {
-    "importers.viser": Reader(
+    "prepare.importers.viser": Reader(
         lambda folder: _write(folder / "v.json", json.dumps(VISER)),
-        lambda path: __import__("cyborg.importers").importers.viser(str(path), kind="Gaze"),
+        lambda path: import_module("cyborg.prepare.importers").viser(str(path), kind="Gaze"),
     ),
-    "importers.deepfakebench": Reader(
+    "prepare.importers.deepfakebench": Reader(
         _bench,
-        lambda path: __import__("cyborg.importers").importers.deepfakebench(
+        lambda path: import_module("cyborg.prepare.importers").deepfakebench(
             str(path), root=str(path.parent)
         ),
     ),
-    "importers.ai_face": Reader(
+    "prepare.importers.ai_face": Reader(
         _ai_face,
-        lambda path: __import__("cyborg.importers").importers.ai_face(
+        lambda path: import_module("cyborg.prepare.importers").ai_face(
             str(path), root=str(path.parent)
         ),
     ),
-    "scoring.find_pictures": Reader(
+    "explore.scoring.find_pictures": Reader(
         _csv("m.csv", MANIFEST),
-        lambda path: __import__("cyborg.scoring").scoring.find_pictures([path]),
+        lambda path: import_module("cyborg.explore.scoring").find_pictures([path]),
     ),
-    "manifest.read_table": Reader(_csv("m.csv", MANIFEST), _call("manifest", "read_table")),
-    "manifest.read_manifest": Reader(_csv("m.csv", MANIFEST), _call("manifest", "read_manifest")),
+    "manifest.read_table": Reader(_csv("m.csv", MANIFEST), _call("manifest.read_table")),
+    "manifest.read_manifest": Reader(_csv("m.csv", MANIFEST), _call("manifest.read_manifest")),
     "manifest.read_manifest parquet": Reader(
-        _parquet("m.parquet", MANIFEST), _call("manifest", "read_manifest")
+        _parquet("m.parquet", MANIFEST), _call("manifest.read_manifest")
     ),
     "manifest.read_released": Reader(
         _csv("l.csv", "train,Real,/a/p1_1_real.png\ntrain,Synthetic,/a/p1_2_fake.png\n"),
-        lambda path: _call("manifest", "read_released", path.parent)(path),
+        lambda path: _call("manifest.read_released", path.parent)(path),
     ),
-    "pictures.read_picture": Reader(_picture, _call("pictures", "read_picture")),
-    "saliency.read_map": Reader(_picture, _call("saliency", "read_map")),
+    "pictures.read_picture": Reader(_picture, _call("pictures.read_picture")),
+    "saliency.read_map": Reader(_picture, _call("saliency.read_map")),
     "saliency.RunningMean.load": Reader(
         lambda folder: _scored(folder) / "mean_maps.npz",
-        lambda path: __import__("cyborg.saliency").saliency.RunningMean.load(path).keys,
+        lambda path: import_module("cyborg.saliency").RunningMean.load(path).keys,
     ),
-    "models.read_torch": Reader(_weights("w.pth"), _call("models", "read_torch")),
-    "models.read_state_dict": Reader(_weights("w.pth"), _call("models", "read_state_dict")),
+    "models.read_torch": Reader(_weights("w.pth"), _call("models.read_torch")),
+    "models.read_state_dict": Reader(_weights("w.pth"), _call("models.read_state_dict")),
     "models.read_state_dict safetensors": Reader(
-        _weights("w.safetensors"), _call("models", "read_state_dict")
+        _weights("w.safetensors"), _call("models.read_state_dict")
     ),
-    "attention.read_templates": Reader(
-        _templates, _call("attention", "read_templates", (4, 4)), "template3.png"
+    "others.attention.read_templates": Reader(
+        _templates, _call("others.attention.read_templates", (4, 4)), "template3.png"
     ),
-    "audit.read_audit": Reader(_audit, _call("audit", "read_audit"), "shortcuts.csv"),
-    "audit.read_audit findings": Reader(_audit, _call("audit", "read_audit"), "findings.json"),
-    "evaluation.read_predictions": Reader(
-        _scored, _call("evaluation", "read_predictions"), "predictions.parquet"
+    "measure.audit.read_audit": Reader(_audit, _call("measure.audit.read_audit"), "shortcuts.csv"),
+    "measure.audit.read_audit findings": Reader(
+        _audit, _call("measure.audit.read_audit"), "findings.json"
     ),
-    "evaluation.read_maps": Reader(_scored, _call("evaluation", "read_maps"), "saliency.npy"),
-    "evaluation.read_mean_maps": Reader(
-        _scored, _call("evaluation", "read_mean_maps"), "mean_maps.npz"
+    "predictions.read_predictions": Reader(
+        _scored, _call("predictions.read_predictions"), "predictions.parquet"
     ),
-    "evaluation.read_training_maps": Reader(
-        _scored, _call("evaluation", "read_training_maps"), "training_maps.npz"
+    "predictions.read_maps": Reader(_scored, _call("predictions.read_maps"), "saliency.npy"),
+    "predictions.read_mean_maps": Reader(
+        _scored, _call("predictions.read_mean_maps"), "mean_maps.npz"
     ),
-    "annotation.read_annotations": Reader(
-        _csv("a.csv", MARKS), _call("annotation", "read_annotations")
+    "predictions.read_training_maps": Reader(
+        _scored, _call("predictions.read_training_maps"), "training_maps.npz"
     ),
-    "annotation.read_coco": Reader(
-        _csv("c.json", json.dumps(COCO)), _call("annotation", "read_coco")
+    "people.exchange.read_annotations": Reader(
+        _csv("a.csv", MARKS), _call("people.exchange.read_annotations")
     ),
-    "annotation.read_label_studio": Reader(
-        _csv("s.json", json.dumps(STUDIO)), _call("annotation", "read_label_studio", ["a.png"])
+    "people.exchange.read_coco": Reader(
+        _csv("c.json", json.dumps(COCO)), _call("people.exchange.read_coco")
     ),
-    "annotation.read_reaction_times": Reader(
+    "people.exchange.read_label_studio": Reader(
+        _csv("s.json", json.dumps(STUDIO)), _call("people.exchange.read_label_studio", ["a.png"])
+    ),
+    "people.exchange.read_reaction_times": Reader(
         _reaction_times,
-        lambda path: _call("annotation", "read_reaction_times", path / "images.csv")(
+        lambda path: _call("people.exchange.read_reaction_times", path / "images.csv")(
             path / "times.csv"
         ),
         "times.csv",
     ),
-    "annotation.read_reaction_times images": Reader(
+    "people.exchange.read_reaction_times images": Reader(
         _reaction_times,
-        lambda path: _call("annotation", "read_reaction_times", path / "images.csv")(
+        lambda path: _call("people.exchange.read_reaction_times", path / "images.csv")(
             path / "times.csv"
         ),
         "images.csv",
     ),
-    "annotation.read_marks": Reader(
+    "people.exchange.read_marks": Reader(
         _csv("c.json", json.dumps(COCO)),
-        lambda path: _call("annotation", "read_marks", ["a.png"])([path]),
+        lambda path: _call("people.exchange.read_marks", ["a.png"])([path]),
     ),
-    "formats.read_json": Reader(
-        _csv("c.json", json.dumps(COCO)), _call("formats", "read_json", dict)
+    "people.formats.read_export": Reader(
+        _csv("c.json", json.dumps(COCO)), _call("people.formats.read_export", dict)
     ),
-    "gaze.read_fixations": Reader(_csv("g.csv", FIXATIONS), _call("gaze", "read_fixations")),
-    "gaze.read_fixation_files": Reader(
+    "people.gaze.read_fixations": Reader(
+        _csv("g.csv", FIXATIONS), _call("people.gaze.read_fixations")
+    ),
+    "people.gaze.read_fixation_files": Reader(
         _zip_of("g.zip", "ann_a_1.csv", "x,y,duration\n10,20,150\n30,5,90\n"),
-        _call("gaze", "read_fixation_files"),
+        _call("people.gaze.read_fixation_files"),
     ),
-    "human_study.read_answers": Reader(
-        _csv("a.csv", ANSWERS), _call("human_study", "read_answers")
+    "people.answers.read_answers": Reader(
+        _csv("a.csv", ANSWERS), _call("people.answers.read_answers")
     ),
-    "human_study.read_study": Reader(_csv("a.csv", ANSWERS), _call("human_study", "read_study")),
-    "human_study.read_ratings": Reader(
-        _csv("r.csv", RATINGS), _call("human_study", "read_ratings")
+    "people.answers.read_human_study": Reader(
+        _csv("a.csv", ANSWERS), _call("people.answers.read_human_study")
     ),
-    "crop.read_boxes": Reader(_csv("b.csv", BOXES), _call("crop", "read_boxes")),
-    "img2pose.read_references": Reader(
-        _references, _call("img2pose", "read_references"), "WIDER_train_pose_mean_v1.npy"
+    "people.analysis.read_ratings": Reader(
+        _csv("r.csv", RATINGS), _call("people.analysis.read_ratings")
     ),
-    "mentor.load_autoencoder": Reader(
-        _autoencoder, _call("mentor", "load_autoencoder"), "config.json"
+    "prepare.crop.read_boxes": Reader(_csv("b.csv", BOXES), _call("prepare.crop.read_boxes")),
+    "prepare.img2pose.read_references": Reader(
+        _references, _call("prepare.img2pose.read_references"), "WIDER_train_pose_mean_v1.npy"
     ),
-    "mentor.load_autoencoder weights": Reader(
-        _autoencoder, _call("mentor", "load_autoencoder"), "autoencoder.safetensors", slow=True
+    "prepare.mentor.load_autoencoder": Reader(
+        _autoencoder, _call("prepare.mentor.load_autoencoder"), "config.json"
     ),
-    "released.read_released_run": Reader(
-        _released_run, _call("released", "read_released_run"), "Logs/params.json", optional=True
+    "prepare.mentor.load_autoencoder weights": Reader(
+        _autoencoder,
+        _call("prepare.mentor.load_autoencoder"),
+        "autoencoder.safetensors",
+        slow=True,
     ),
-    "scorers.make_scorer onnx": Reader(_onnx, _scorer("onnx"), slow=True),
-    "scorers.make_scorer torchscript": Reader(_script, _scorer("torchscript")),
-    "study.read_study": Reader(_csv("s.yaml", yaml.safe_dump(STUDY)), _call("study", "read_study")),
-    "training.load_run": Reader(_run, _call("training", "load_run"), "config.json"),
+    "others.released.read_released_run": Reader(
+        _released_run,
+        _call("others.released.read_released_run"),
+        "Logs/params.json",
+        optional=True,
+    ),
+    "others.frozen.make_scorer onnx": Reader(_onnx, _scorer("onnx"), slow=True),
+    "others.frozen.make_scorer torchscript": Reader(_script, _scorer("torchscript")),
+    "study.file.read_study": Reader(
+        _csv("s.yaml", yaml.safe_dump(STUDY)), _call("study.file.read_study")
+    ),
+    "training.load_run": Reader(_run, _call("training.load_run"), "config.json"),
     "training.load_run weights": Reader(
-        _run, _call("training", "load_run"), "model.safetensors", slow=True
+        _run, _call("training.load_run"), "model.safetensors", slow=True
     ),
-    "training.load_run history": Reader(
-        _run, _call("training", "load_run"), "history.csv", slow=True
-    ),
-    "training.load_state": Reader(
-        _state, _load_state, "last/checkpoint.pt", slow=True, optional=True
-    ),
+    "training.load_run history": Reader(_run, _call("training.load_run"), "history.csv", slow=True),
+    "runs.load_state": Reader(_state, _load_state, "last/checkpoint.pt", slow=True, optional=True),
 }
 
 

@@ -20,46 +20,45 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from cyborg.annotation import (
-    MAX_POINTS,
-    AlreadyAnswered,
-    AnnotationError,
-    AnnotationStore,
-    ExclusionRules,
-    StudySettings,
-    _share,
-    agreements,
-    as_table,
-    checked_strokes,
-    consents,
-    exclusions,
-    fixation_maps,
-    human_maps,
-    label_studio_mask,
-    label_studio_rle,
-    layouts_table,
-    make_pairs,
-    read_annotations,
-    read_coco,
-    read_fixation_files,
-    read_fixations,
-    read_label_studio,
-    read_marks,
-    read_reaction_times,
-    rle_counts,
-    rle_mask,
-    row_mask,
-    strokes_mask,
-    subject_summary,
-    write_annotations,
-    write_coco,
-    write_label_studio,
-    write_maps,
-)
-from cyborg.annotation import trials as trials_table
 from cyborg.data import ImageDataset
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, read_manifest
+from cyborg.marks import (
+    MAX_POINTS,
+    AnnotationError,
+    checked_strokes,
+    human_maps,
+    label_studio_mask,
+    label_studio_rle,
+    rle_counts,
+    rle_mask,
+    row_mask,
+    share_of,
+    strokes_mask,
+)
+from cyborg.people.annotations import ExclusionRules, subject_summary, write_maps
+from cyborg.people.exchange import (
+    read_annotations,
+    read_coco,
+    read_label_studio,
+    read_marks,
+    read_reaction_times,
+    write_annotations,
+    write_coco,
+    write_label_studio,
+)
+from cyborg.people.gaze import fixation_maps, read_fixation_files, read_fixations
+from cyborg.people.store import AlreadyAnswered, AnnotationStore
+from cyborg.people.tables import (
+    StudySettings,
+    agreements,
+    as_table,
+    consents,
+    exclusions,
+    layouts_table,
+    make_pairs,
+)
+from cyborg.people.tables import trials as trials_table
 from cyborg.saliency import human_map, read_map
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -401,7 +400,7 @@ def test_who_returns_in_time_gets_the_same_trial(study):
 def test_two_processes_share_a_store(study, tmp_path, demo):
     store = study(answers=2, trials=8)
     code = (
-        "import sys; from cyborg.annotation import AnnotationStore\n"
+        "import sys; from cyborg.people.store import AnnotationStore\n"
         "store = AnnotationStore(sys.argv[1])\n"
         "s = {'points': [[20, 20, 0]], 'radius': 4, 'erase': False}\n"
         "for worker in sys.argv[2:]:\n"
@@ -423,7 +422,7 @@ def test_two_processes_share_a_store(study, tmp_path, demo):
 def test_a_killed_process_loses_no_acknowledged_answer(study, tmp_path):
     store = study(answers=50, trials=8)
     code = (
-        "import sys; from cyborg.annotation import AnnotationStore\n"
+        "import sys; from cyborg.people.store import AnnotationStore\n"
         "store = AnnotationStore(sys.argv[1])\n"
         "s = {'points': [[20, 20, 0]], 'radius': 4, 'erase': False}\n"
         "for worker in range(1000):\n"
@@ -764,7 +763,7 @@ def test_one_picture_of_each_pair_painted_all_over_is_painted_all_over(width, he
     rows = [
         common
         | {"image": f"{i}{side}.png", "subject": "painter", "trial": str(i), "strokes": own}
-        | {"covered": _share(own, width, height)}
+        | {"covered": share_of(own, width, height)}
         for i in range(4)
         for side, own in (("a", [all_over]), ("b", []))
     ]
@@ -935,7 +934,7 @@ def test_files_of_other_tools_become_a_manifest(demo, tmp_path, monkeypatch):
     given |= {"imports": str(coco), "times": str(tmp_path), "folder": "imported"}
     words = [word for name, value in given.items() for word in ("-p", name, value)]
     notebook = str(ROOT / "nbs" / "annotate.ipynb")
-    command = "from cyborg.launch import papermill; papermill()"
+    command = "from cyborg.commands import papermill; papermill()"
     done = subprocess.run(
         [sys.executable, "-c", command, notebook, str(tmp_path / "out.ipynb"), *words],
         capture_output=True,

@@ -21,20 +21,13 @@ from browser import free_port
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cyborg.annotation import AnnotationError, StudySettings
-from cyborg.annotation_server import (
-    BODY_LIMIT,
-    COPY,
-    Allowance,
-    _threads,
-    main,
-    open_page,
-    page_text,
-    worker_ids,
-)
 from cyborg.demo import make_demo
+from cyborg.marks import AnnotationError
+from cyborg.people.crowd import page_text, worker_ids
+from cyborg.people.server import BODY_LIMIT, COPY, Allowance, _threads, main, open_page
+from cyborg.people.tables import StudySettings
 
-COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
 MARK = {"points": [[30, 30, 0.5], [60, 60, 0.9]], "radius": 8, "erase": False}
 TOKEN = "a-long-administrator-token"
 BOSS = {"Authorization": f"Bearer {TOKEN}"}
@@ -211,13 +204,13 @@ def test_cheap_checks_come_first(client, monkeypatch):
     trial = client.get("/api/trial", headers=headers).json()
     assert client.post("/api/answer", json=answer_to(trial), headers=headers).status_code == 200
     painted = []
-    monkeypatch.setattr("cyborg.annotation.strokes_mask", lambda *a: painted.append(a))
+    monkeypatch.setattr("cyborg.marks.strokes_mask", lambda *a: painted.append(a))
     again = client.post("/api/answer", json=answer_to(trial), headers=headers)
     assert again.status_code == 200 and not painted
     other = client.post("/api/answer", json=answer_to(trial, choice="right"), headers=headers)
     assert other.status_code == 409 and not painted
     read = []
-    monkeypatch.setattr("cyborg.annotation_server.json.loads", read.append)
+    monkeypatch.setattr("cyborg.people.server.json.loads", read.append)
     assert client.post("/api/answer", content=b"{" * 9).status_code == 401
     large = client.post("/api/answer", content=b" " * (BODY_LIMIT + 1), headers=headers)
     assert large.status_code == 413 and not read

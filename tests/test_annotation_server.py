@@ -15,25 +15,14 @@ import sqlalchemy as sa
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cyborg.annotation import (
-    StudySettings,
-    consents,
-    make_pairs,
-    pairs_table,
-    strokes_mask,
-    trials,
-)
-from cyborg.annotation_server import (
-    BODY_LIMIT,
-    HEADERS,
+from cyborg.demo import make_demo
+from cyborg.manifest import Manifest
+from cyborg.marks import strokes_mask
+from cyborg.people.crowd import (
     PREVIEW,
-    CrowdPage,
-    _threads,
     encode_pictures,
     fitted,
     link_signature,
-    main,
-    open_page,
     page_text,
     signature,
     signed_links,
@@ -41,13 +30,13 @@ from cyborg.annotation_server import (
     to_picture,
     turk_address,
 )
-from cyborg.demo import make_demo
-from cyborg.manifest import Manifest
+from cyborg.people.server import BODY_LIMIT, HEADERS, CrowdPage, _threads, main, open_page
+from cyborg.people.tables import StudySettings, consents, make_pairs, pairs_table, trials
 from cyborg.saliency import read_map
 
 MARK = {"points": [[30, 30, 0.5], [60, 60, 0.9]], "radius": 8, "erase": False}
 BOSS = {"Authorization": "Bearer secret"}
-COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +411,7 @@ def test_command_asks_which_label_is_synthetic_where_no_word_tells(monkeypatch, 
     table.to_csv(tmp_path / "m.csv", index=False)
     opened = []
     monkeypatch.setattr(
-        "cyborg.annotation_server.open_page",
+        "cyborg.people.server.open_page",
         lambda images, *_, **__: opened.append(images) or 1 / 0,
     )
     options = {"manifest": str(tmp_path / "m.csv"), "root": str(unlike.root), "split": ""}
@@ -439,9 +428,9 @@ def test_command_passes_every_setting_on(monkeypatch, unlike):
     from dataclasses import fields
 
     given, wanted = {}, StudySettings(7, 6, 1, 3, 60.0, "both", 5, "CODE", 0.25)
-    monkeypatch.setattr("cyborg.annotation_server.make_demo", lambda: unlike)
+    monkeypatch.setattr("cyborg.people.server.make_demo", lambda: unlike)
     monkeypatch.setattr(
-        "cyborg.annotation_server.open_page",
+        "cyborg.people.server.open_page",
         lambda images, store, pairs, own, *rest, **texts: given.update(vars(own)) or 1 / 0,
     )
     own = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name != "break_every"}
@@ -617,7 +606,7 @@ def test_sizes_that_tell_the_label_are_told(client, tmp_path, unlike, capsys, mo
     [first, second] = size_giveaways(client.page.store)
     assert "proportions" in first and "pixels" in second and "100%" in first + second
     monkeypatch.setattr("uvicorn.run", lambda *a, **k: None)
-    monkeypatch.setattr("cyborg.annotation_server.make_demo", lambda: unlike)
+    monkeypatch.setattr("cyborg.people.server.make_demo", lambda: unlike)
     main(demo=True, split="", store=str(tmp_path / "w.sqlite"), pairs=20, trials=4, side=64)
     assert capsys.readouterr().err.count("WARNING: ") == 2
     alike = make_demo(tmp_path / "alike", n=60, size=64, workers=1)

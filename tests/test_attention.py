@@ -10,21 +10,16 @@ from PIL import Image
 from test_training import history, same_run, settings, write_faces
 from torch.nn import functional as F
 
-from cyborg.attention import add_attention, attention_place, read_attention
 from cyborg.cam import min_max
 from cyborg.data import balanced_order
-from cyborg.evaluation import predict, read_maps
+from cyborg.epoch import build_network, make_datasets
+from cyborg.evaluation import predict
 from cyborg.manifest import read_manifest
 from cyborg.models import WeightsError, make_network
-from cyborg.training import (
-    PRESETS,
-    SettingsError,
-    build_network,
-    load_run,
-    make_datasets,
-    run_config,
-    train,
-)
+from cyborg.others.attention import add_attention, attention_place, read_attention
+from cyborg.predictions import read_maps
+from cyborg.settings import PRESETS, SettingsError, run_config
+from cyborg.training import load_run, train
 
 # --- the published network ---------------------------------------------------------------------
 

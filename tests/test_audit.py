@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from cyborg import audit
-from cyborg.audit import (
+from cyborg.manifest import Manifest
+from cyborg.measure import audit
+from cyborg.measure.audit import (
     TRAITS,
     image_traits,
     jpeg_quality,
@@ -26,7 +27,6 @@ from cyborg.audit import (
     unrelated_distances,
     write_audit,
 )
-from cyborg.manifest import Manifest
 
 SIDE = 64
 

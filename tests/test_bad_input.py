@@ -12,42 +12,44 @@ import cyborg
 
 # Read files of others only through what is in the table, or read none.
 NOT_TRIED = {
-    "annotation_server.open_page": "makes a page of a manifest and a store",
-    "attention.read_attention": "models.read_state_dict, of a large network",
-    "cnndetection.read_cnndetection": "models.read_state_dict, of a large network",
-    "crop.open_photographs": "manifest.read_manifest, or a folder's names",
-    "crop.read_photographs": "a folder's names",
-    "data.open_cache": "pictures.decode_square, into a store of its own",
+    "people.server.open_page": "makes a page of a manifest and a store",
+    "others.attention.read_attention": "models.read_state_dict, of a large network",
+    "others.cnndetection.read_cnndetection": "models.read_state_dict, of a large network",
+    "prepare.crop.open_photographs": "manifest.read_manifest, or a folder's names",
+    "prepare.crop.read_photographs": "a folder's names",
+    "cache.open_cache": "pictures.decode_square, into a store of its own",
     "data.open_maps": "saliency.read_map",
-    "launch.open_missing_streams": "no file",
-    "manifest.read_checked": "a damaged stamp is none: the files are checked anew",
+    "commands.open_missing_streams": "no file",
+    "findings.read_checked": "a damaged stamp is none: the files are checked anew",
     "manifest.read_folders": "a folder's names",
-    "manifest.read_json": "training.load_run, of config.json",
+    "files.read_json": "training.load_run, of config.json",
     "models.load_exactly": "tensors",
     "models.load_named_weights": "models.read_state_dict",
     "models.load_weights": "tensors",
+    "predictions.open_predictions": "predictions.read_predictions",
+    "study.file.read_places": "a study, and its manifests by manifest.read_manifest",
     "pictures.open_picture": "pictures.read_picture",
-    "released.load_released": "models.read_state_dict, of a large network",
-    "report.read_tables": "a study folder: tests/test_report.py",
-    "scorers.read_frozen": "evaluation.read_predictions; what is damaged is listed as a problem",
-    "scoring.open_run": "training.load_run",
-    "scoring.open_runs": "training.load_run",
-    "training.read_checkpoint": "training.load_state",
-    "training.read_history": "training.load_run",
+    "others.released.load_released": "models.read_state_dict, of a large network",
+    "report.tables.read_tables": "a study folder: tests/test_report.py",
+    "others.frozen.read_frozen": "read_predictions; what is damaged is listed as a problem",
+    "explore.scoring.open_run": "training.load_run",
+    "explore.scoring.open_runs": "training.load_run",
+    "runs.read_checkpoint": "training.load_state",
+    "runs.read_history": "training.load_run",
 }
 
 
 def public_readers() -> set[str]:
     "Every function of the package that is named like a reader of files."
     found = set()
-    for module in pkgutil.iter_modules(cyborg.__path__):
-        if module.name.startswith("_"):
+    for module in pkgutil.walk_packages(cyborg.__path__, "cyborg."):
+        if module.ispkg or "._" in module.name:
             continue
-        loaded = importlib.import_module(f"cyborg.{module.name}")
+        loaded = importlib.import_module(module.name)
         for name, value in vars(loaded).items():
             own = getattr(value, "__module__", "") == loaded.__name__
             if own and inspect.isfunction(value) and name.startswith(("read_", "load_", "open_")):
-                found.add(f"{module.name}.{name}")
+                found.add(f"{module.name.partition('.')[2]}.{name}")
     return found
 
 
@@ -96,7 +98,7 @@ def test_the_harness_sees_an_error_that_is_not_ours(error, tmp_path):
 
 
 def test_the_harness_wants_the_path(tmp_path):
-    from cyborg.manifest import ManifestError, reading
+    from cyborg.files import ManifestError, reading
 
     def read(path, named):
         with reading(named, "a table"):

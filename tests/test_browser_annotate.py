@@ -20,22 +20,20 @@ from browser import CHROMIUM, FLAGS, free_port, jupyterlab, needs_browser, run_a
 from PIL import Image
 from test_notebooks import NOTEBOOKS
 
-from cyborg.annotation import (
-    AnnotationStore,
-    ExclusionRules,
-    consents,
-    strokes_mask,
-    write_maps,
-)
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, read_manifest, write_manifest
-from cyborg.training import load_run, preset_config, train
+from cyborg.marks import strokes_mask
+from cyborg.people.annotations import ExclusionRules, write_maps
+from cyborg.people.store import AnnotationStore
+from cyborg.people.tables import consents
+from cyborg.settings import preset_config
+from cyborg.training import load_run, train
 
 sync_playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install playwright"
 ).sync_playwright
 pytestmark = needs_browser
-COMMAND = "from cyborg.annotation_server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
 SIDE = 256
 ADMIN = "secret of the tests"
 

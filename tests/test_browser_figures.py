@@ -9,16 +9,12 @@ from browser import BEYOND, DRAWN, chromium, needs_browser, open_page
 from test_figures import FIGURES
 from test_report import make_tables
 
-from cyborg.figures import figure_script, map_grid, sample_grid
-from cyborg.report import (
-    Page,
-    agreement_figure,
-    difference_figure,
-    main_table,
-    page_html,
-    reliability_figure,
-    roc_panels,
-)
+from cyborg.figures import figure_script
+from cyborg.overlays import map_grid, sample_grid
+from cyborg.report.differences import difference_figure
+from cyborg.report.page import Page, page_html
+from cyborg.report.panels import agreement_figure, reliability_figure, roc_panels
+from cyborg.report.tables import main_table
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = needs_browser

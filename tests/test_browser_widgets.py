@@ -8,7 +8,7 @@ import pytest
 from browser import chromium, needs_browser, open_page
 
 import cyborg
-from cyborg.widgets import Brush
+from cyborg.people.brush import Brush
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = needs_browser

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cyborg.cam import class_activation, class_map, class_weight, grad_cam, is_flat, min_max
+from cyborg.cam import class_activation, class_map, class_weight, grad_cam, is_flat_map, min_max
 from cyborg.models import Output, make_network
 
 
@@ -68,10 +68,10 @@ def test_min_max_gradient_is_right_and_zero_for_flat_maps():
 
 def test_is_flat_is_relative():
     maps = torch.stack([torch.full((2, 2), v) for v in (0.0, 1e6, 1e-9)])
-    assert is_flat(maps).all()
+    assert is_flat_map(maps).all()
     maps[1, 0, 0] += 0.25  # rounding of a large map
     maps[2, 0, 0] *= 2  # a small map with a peak
-    assert is_flat(maps).tolist() == [True, True, False]
+    assert is_flat_map(maps).tolist() == [True, True, False]
 
 
 def test_grad_cam_equals_the_positive_part_of_the_cam():

@@ -11,19 +11,19 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torchvision.models import resnet50
 
-from cyborg.cnndetection import (
+from cyborg.models import WeightsError
+from cyborg.others.cnndetection import (
     RECIPE,
     BlurJpeg,
     Draws,
     PlateauSchedule,
     augmented,
-    blurred,
     compressed,
     draw_augmentation,
+    gaussian_blurred,
     read_cnndetection,
 )
-from cyborg.models import WeightsError
-from cyborg.training import RunConfig
+from cyborg.settings import RunConfig
 
 
 def pictures(n=3, size=24):
@@ -40,7 +40,7 @@ def test_blur_is_channel_by_channel_in_whole_grey_levels(sigma):
     wanted = picture.copy()
     for channel in range(3):
         gaussian_filter(wanted[:, :, channel], output=wanted[:, :, channel], sigma=sigma)
-    np.testing.assert_array_equal(blurred(picture, sigma), wanted)
+    np.testing.assert_array_equal(gaussian_blurred(picture, sigma), wanted)
     exact = gaussian_filter(picture.astype(float), sigma, axes=(0, 1))
     assert (exact - wanted).min() > -1e-9 and 0.5 < (exact - wanted).mean() < 1.5  # darker
 
@@ -62,9 +62,9 @@ def test_only_what_was_drawn_is_changed_and_blur_comes_first():
     out = augmented(batch, draws)
     np.testing.assert_array_equal(batch, before)
     np.testing.assert_array_equal(out[0], batch[0])
-    np.testing.assert_array_equal(out[1], blurred(batch[1], 2))
+    np.testing.assert_array_equal(out[1], gaussian_blurred(batch[1], 2))
     np.testing.assert_array_equal(out[2], compressed(batch[2], 40, "cv2"))
-    np.testing.assert_array_equal(out[3], compressed(blurred(batch[3], 2), 40, "cv2"))
+    np.testing.assert_array_equal(out[3], compressed(gaussian_blurred(batch[3], 2), 40, "cv2"))
 
 
 def test_draws_have_the_published_distribution():

@@ -15,14 +15,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cyborg.crop import (
+from cyborg.files import Ledger, ManifestError
+from cyborg.findings import validate
+from cyborg.manifest import Manifest, read_manifest
+from cyborg.pictures import read_picture
+from cyborg.prepare.crop import (
     POINTS,
     BoxTable,
     CenterFace,
     Crop,
     CropRule,
-    Face,
-    Ledger,
+    FaceBox,
     beyond,
     centerface_faces,
     choose_face,
@@ -36,9 +39,7 @@ from cyborg.crop import (
     face_crop,
     read_boxes,
     read_photographs,
-    read_picture,
 )
-from cyborg.manifest import Manifest, ManifestError, read_manifest, validate
 from cyborg.saliency import fixation_map, read_map, write_map
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,8 +91,8 @@ def test_a_fixation_keeps_its_place_in_the_face(degrees):
     centre = np.array([60.0, 65.0])
     box = np.array([20, 15, 100, 115.0])  # its middle is the centre
     fixations = np.array([[45, 52], [61, 88], [25, 110.0]])
-    upright = face_crop(Face(box, points=UPRIGHT), (130, 120), level=True)
-    other = face_crop(Face(box, points=turned(UPRIGHT, degrees, centre)), (130, 120), level=True)
+    upright = face_crop(FaceBox(box, points=UPRIGHT), (130, 120), level=True)
+    other = face_crop(FaceBox(box, points=turned(UPRIGHT, degrees, centre)), (130, 120), level=True)
     assert abs(other.angle) == pytest.approx(abs(degrees))
     np.testing.assert_allclose(
         crop_points(turned(fixations, degrees, centre), other),
@@ -105,7 +106,7 @@ def test_a_fixation_keeps_its_place_in_the_face(degrees):
 
 def test_without_level_nothing_turns():
     crop = face_crop(
-        Face(np.array([20, 15, 100, 115.0]), points=turned(UPRIGHT, 30, [60, 65])), (9, 9)
+        FaceBox(np.array([20, 15, 100, 115.0]), points=turned(UPRIGHT, 30, [60, 65])), (9, 9)
     )
     assert crop.angle == 0
     np.testing.assert_array_equal(crop.turn, [[1, 0, 0], [0, 1, 0]])
@@ -241,21 +242,21 @@ def test_an_empty_picture_holds_no_face():
 
 def test_every_status():
     box = np.array([100, 100, 200, 220.0])
-    face = Face(box, points=UPRIGHT)
+    face = FaceBox(box, points=UPRIGHT)
     shape = (400, 400)
     status = lambda faces, **given: choose_face(faces, shape, **given).status  # noqa: E731
     assert status([]) == "none"
     assert status([face]) == "kept"
-    assert status([Face(box)], level=True) == "no eyes"
-    assert status([Face(box / 2)]) == "tiny" and status([Face(box / 2)], least=50) == "kept"
-    assert status([face, Face(box / 2)]) == "kept"  # someone in the background
-    assert status([face, Face(box + 100)]) == "several"
-    larger = Face(box * 1.5)
+    assert status([FaceBox(box)], level=True) == "no eyes"
+    assert status([FaceBox(box / 2)]) == "tiny" and status([FaceBox(box / 2)], least=50) == "kept"
+    assert status([face, FaceBox(box / 2)]) == "kept"  # someone in the background
+    assert status([face, FaceBox(box + 100)]) == "several"
+    larger = FaceBox(box * 1.5)
     assert choose_face([face, larger], shape, several="largest").face is larger
-    assert beyond(Face(box - [110, 0, 110, 0]), shape) == pytest.approx(0.1)
-    assert status([Face(box - [110, 0, 110, 0])], cut=0.11) == "kept"
-    assert status([Face(box - [111, 0, 111, 0])]) == "cut off"
-    assert status([Face(box + 500)]) == "cut off"
+    assert beyond(FaceBox(box - [110, 0, 110, 0]), shape) == pytest.approx(0.1)
+    assert status([FaceBox(box - [110, 0, 110, 0])], cut=0.11) == "kept"
+    assert status([FaceBox(box - [111, 0, 111, 0])]) == "cut off"
+    assert status([FaceBox(box + 500)]) == "cut off"
     with pytest.raises(ValueError, match="several is 'first', expected one of"):
         choose_face([], shape, several="first")
 
@@ -443,7 +444,7 @@ def test_a_killed_run_goes_on(tmp_path):
     manifest.table.to_csv(tmp_path / "in" / "photographs.csv", index=False)
     script = """
         import sys, time
-        from cyborg.crop import CropRule, crop_manifest, read_boxes
+        from cyborg.prepare.crop import CropRule, crop_manifest, read_boxes
         from cyborg.manifest import read_manifest
         table = read_boxes(sys.argv[1] + "/boxes.csv")
         def source(pixels, name):

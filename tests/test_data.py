@@ -22,21 +22,19 @@ import torch
 from PIL import Image, ImageFile
 from torchvision import transforms
 
+from cyborg import cache as cache_module
 from cyborg import data, pictures
-from cyborg.data import (
-    Batch,
+from cyborg.cache import (
     CacheError,
-    EpochBatches,
-    ImageDataset,
     ImageError,
     cache_root,
     decode_image,
-    make_loader,
     open_cache,
-    open_maps,
     uncached_images,
 )
-from cyborg.manifest import Manifest, ManifestError
+from cyborg.data import Batch, EpochBatches, ImageDataset, make_loader, open_maps
+from cyborg.files import ManifestError
+from cyborg.manifest import Manifest
 from cyborg.saliency import human_map, resize_map, stroke_mask, unit_range, write_map
 
 HALF = (0.5, 0.5, 0.5)
@@ -253,7 +251,7 @@ def test_cache_holds_what_decode_image_gives(images):
 
 
 def test_second_start_reads_no_file(images, monkeypatch):
-    monkeypatch.setattr(data, "_YOUNG", 0)  # these files were written a moment ago
+    monkeypatch.setattr(cache_module, "_YOUNG", 0)  # these files were written a moment ago
     first = open_cache(images, 8, images.root / "cache")
     maps = open_maps(images, (4, 4), images.root / "cache")
     for name in ("content_hash", "file_bytes", "decode_square", "read_map"):
@@ -279,7 +277,7 @@ def test_young_files_are_hashed_again(tmp_path):
 
 
 def test_replaced_file_is_decoded_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_YOUNG", 0)
+    monkeypatch.setattr(cache_module, "_YOUNG", 0)
     manifest = manifest_of(tmp_path, ["a.png"])
     for colour, value in (("white", 255), ("black", 0), ("white", 255)):
         Image.new("RGB", (4, 4), colour).save(tmp_path / "a.png")
@@ -294,7 +292,7 @@ def test_same_bytes_are_kept_once_wherever_they_are(images, monkeypatch):
     other.mkdir()
     for name in images.table["image"]:
         (other / name).write_bytes((images.root / name).read_bytes())
-    monkeypatch.setattr(data, "decode_square", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache_module, "decode_square", lambda *_: pytest.fail("decoded again"))
     moved = open_cache(manifest_of(other, list(images.table["image"])), 8, images.root / "cache")
     assert len(moved.pixels) == 41
 
@@ -314,7 +312,7 @@ def test_unknown_images_and_paths_out_of_the_root(images):
 
 
 def test_pages_are_let_go_and_come_back(images, monkeypatch):
-    monkeypatch.setattr(data, "_RELEASE", 1000)
+    monkeypatch.setattr(cache_module, "_RELEASE", 1000)
     cache = open_cache(images, 8, images.root / "cache")
     first = cache.gather(np.arange(41))
     np.testing.assert_array_equal(cache.gather(np.arange(41)), first)
@@ -365,7 +363,7 @@ def check_complete(manifest: Manifest) -> None:
 
 
 def test_two_processes_build_one_cache(images, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 4)
+    monkeypatch.setattr(cache_module, "DECODED_AT_ONCE", 4)
     processes = [run(build, images, 1) for _ in range(2)]
     for process in processes:
         process.join(60)
@@ -374,7 +372,7 @@ def test_two_processes_build_one_cache(images, monkeypatch):
 
 
 def test_killed_while_building(images, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 4)
+    monkeypatch.setattr(cache_module, "DECODED_AT_ONCE", 4)
     monkeypatch.setattr(secrets, "randbelow", lambda count: 0)  # the short chunk comes last
     process = run(die_in_third_chunk, images)
     process.join(60)
@@ -394,7 +392,9 @@ def test_what_another_process_has_done_is_not_repeated(images, monkeypatch):
         calls.append(count)
         if len(calls) == 2:  # files are read, decoding is about to begin
             open_cache(images, 8, images.root / "cache")
-            monkeypatch.setattr(data, "decode_square", lambda *_: pytest.fail("decoded again"))
+            monkeypatch.setattr(
+                cache_module, "decode_square", lambda *_: pytest.fail("decoded again")
+            )
         return 0
 
     monkeypatch.setattr(secrets, "randbelow", begin)
@@ -419,14 +419,14 @@ def test_damaged_index_is_told(images):
 
 def test_full_disk_is_told_before_the_work(images, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
-    monkeypatch.setattr(data, "disk_usage", lambda _: Usage(10, 9, 100))
-    monkeypatch.setattr(data, "decode_square", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(cache_module, "disk_usage", lambda _: Usage(10, 9, 100))
+    monkeypatch.setattr(cache_module, "decode_square", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(CacheError, match=r"41 images of 8 px need 7,872 bytes, 100 are free"):
         open_cache(images, 8, images.root / "cache")
 
 
 def test_disk_that_fills_up_in_the_middle(images, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 10)
+    monkeypatch.setattr(cache_module, "DECODED_AT_ONCE", 10)
     sync, calls = os.fsync, []
 
     def full(number):
@@ -450,7 +450,7 @@ def test_folder_that_cannot_be_made(images):
 
 
 def test_file_that_changes_while_it_is_read_is_refused(images, monkeypatch):
-    monkeypatch.setattr(data, "content_hash", lambda path: f"{Path(path).stem:0>64}")
+    monkeypatch.setattr(cache_module, "content_hash", lambda path: f"{Path(path).stem:0>64}")
     cache = open_cache(images, 8, images.root / "cache")
     assert set(cache.refused.values()) == {"changed while it was read"}
 
@@ -459,7 +459,7 @@ def test_machine_faults_are_not_taken_for_bad_images(images, monkeypatch):
     def broken(path):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(data, "content_hash", broken)
+    monkeypatch.setattr(cache_module, "content_hash", broken)
     with pytest.raises(OSError, match="Too many open files") as caught:
         open_cache(images, 8, images.root / "cache")
     assert not isinstance(caught.value, (CacheError, ImageError))
@@ -711,11 +711,11 @@ def test_a_read_only_data_folder_has_its_cache_beside_the_runs(
 
     monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CYBORG_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(data, "_writable", read_only)
+    monkeypatch.setattr(cache_module, "_writable", read_only)
     assert cache_root() == cache_root() == tmp_path / "runs" / ".cache"
     told = capsys.readouterr().out
     assert told.count("is read-only: decoded images are kept in") == told.count("CYBORG_CACHE") == 1
-    monkeypatch.setattr(data, "_writable", lambda _: False)
+    monkeypatch.setattr(cache_module, "_writable", lambda _: False)
     with pytest.raises(CacheError, match="name a folder that can be in the environment variable"):
         cache_root()
     monkeypatch.setenv("CYBORG_CACHE", str(tmp_path / "named"))
@@ -724,13 +724,13 @@ def test_a_read_only_data_folder_has_its_cache_beside_the_runs(
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
 def test_a_folder_that_refuses_files_is_not_writable(tmp_path, monkeypatch, code):
-    assert data._writable(tmp_path / "new")
+    assert cache_module._writable(tmp_path / "new")
 
     def refuse(dir):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(data, "TemporaryFile", refuse)
-    assert not data._writable(tmp_path / "new")
+    monkeypatch.setattr(cache_module, "TemporaryFile", refuse)
+    assert not cache_module._writable(tmp_path / "new")
 
 
 def test_what_is_not_cached_yet_is_counted_without_reading(images, tmp_path):

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-import cyborg.demo as demo
-from cyborg.demo import Drawn, annotation_map, demo_plan, draw_image, ellipse, judge_pair, make_demo
-from cyborg.manifest import validate
+from cyborg import demo
+from cyborg.demo import Drawn, annotation_map, demo_plan, draw_image, judge_pair, make_demo
+from cyborg.findings import validate
+from cyborg.portrait import ellipse
 from cyborg.saliency import read_map
 
 SMALL = dict(n=40, size=64)

@@ -22,31 +22,36 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from cyborg import evaluation
-from cyborg.data import TRAINING_MAPS, ImageError, decode_image
+from cyborg import predictions as predictions_module
+from cyborg.cache import ImageError, decode_image
+from cyborg.data import TRAINING_MAPS
 from cyborg.evaluation import (
-    FILES,
-    METRICS,
-    PARTS,
-    PredictionsError,
     Scored,
     accuracy_table,
     agreement_table,
     auc_table,
     class_table,
     evaluation_mode,
-    mean_agreement,
     predict,
     prediction_rows,
-    read_mean_maps,
-    read_predictions,
     roc_points,
     score_table,
+)
+from cyborg.files import ManifestError
+from cyborg.findings import audit
+from cyborg.manifest import COLUMNS, METRICS, Manifest
+from cyborg.measure.errors import error_rates
+from cyborg.models import Output, make_network
+from cyborg.predictions import (
+    FILES,
+    PARTS,
+    PredictionsError,
+    mean_agreement,
+    read_mean_maps,
+    read_predictions,
     weights_digest,
 )
-from cyborg.manifest import COLUMNS, Manifest, ManifestError, audit
-from cyborg.models import Output, make_network
 from cyborg.saliency import RunningMean, agreement, read_map, resize_map, write_map
-from cyborg.statistics import error_rates
 
 SIZE = 32
 
@@ -323,7 +328,7 @@ def test_memory_is_that_of_a_shard(tmp_path, monkeypatch):
         return pq.ParquetFile(path).read()
 
     monkeypatch.setattr(evaluation, "ImageDataset", Counted)
-    monkeypatch.setattr(evaluation.pq, "read_table", read_table)
+    monkeypatch.setattr(predictions_module.pq, "read_table", read_table)
     path = predict(Tiny(), Manifest(table, root), tmp_path / "run", batch_size=4, shard_size=32)
     assert opened == alive == [32] * 7 + [16]
     file = pq.ParquetFile(path).metadata
@@ -463,18 +468,18 @@ def test_scored_shards_are_kept(manifest, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    original, written = evaluation.pq.write_table, []
+    original, written = predictions_module.pq.write_table, []
 
     def fills_up(table, path):
         written.append(path)
         original(table, path) if len(written) < 3 else full()
 
-    monkeypatch.setattr(evaluation.pq, "write_table", fills_up)
+    monkeypatch.setattr(predictions_module.pq, "write_table", fills_up)
     with pytest.raises(OSError, match="No space left"):
         predict(network, manifest, tmp_path / "run", batch_size=5, shard_size=10)
     parts = tmp_path / "run" / PARTS
     assert len(list(parts.glob("rows-*.parquet"))) == 2 and not list(parts.glob(".*"))
-    monkeypatch.setattr(evaluation.pq, "write_table", original)
+    monkeypatch.setattr(predictions_module.pq, "write_table", original)
     network.calls = 0
     predict(network, manifest, tmp_path / "run", batch_size=5, shard_size=10)
     assert network.calls == 5  # 21 images of 41 were left

@@ -22,46 +22,48 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 from test_notebooks import NOTEBOOKS
 
-from cyborg.annotation import as_table, rle_counts, write_annotations
-from cyborg.crop import Face, crop_picture, face_crop
 from cyborg.demo import BRUSH, make_demo
-from cyborg.evaluation import predict, read_predictions
-from cyborg.explore import (
-    GRID,
-    MARK_COLOURS,
-    PAGE,
-    ExploreError,
-    ImageExplorer,
-    MapExplorer,
-    Mark,
-    Marks,
+from cyborg.evaluation import predict
+from cyborg.explore.curves import (
     RunExplorer,
-    StudyExplorer,
-    average_maps,
-    averaged_over,
-    averages_html,
-    chosen_rows,
-    data_sets,
-    difference_picture,
-    explain_image,
-    find_marks,
-    find_runs,
-    framed,
-    image_html,
-    joined_predictions,
-    map_figures,
-    map_picture,
-    marks_picture,
-    marks_tile,
-    nearest_images,
     result_figure,
     roc_bands,
     settings_html,
     settings_table,
+)
+from cyborg.explore.maps import PAGE, MapExplorer, averaged_over, map_figures
+from cyborg.explore.picture import (
+    ImageExplorer,
+    explain_image,
+    framed,
+    nearest_images,
     training_features,
 )
+from cyborg.explore.studies import StudyExplorer
+from cyborg.explore.tiles import (
+    MARK_COLOURS,
+    ImageMarks,
+    Mark,
+    average_maps,
+    averages_html,
+    chosen_rows,
+    difference_picture,
+    find_marks,
+    image_html,
+    joined_predictions,
+    map_picture,
+    marks_picture,
+    marks_tile,
+)
+from cyborg.explore.views import GRID, ExploreError, data_sets, find_runs
+from cyborg.marks import rle_counts
+from cyborg.people.exchange import write_annotations
+from cyborg.people.tables import as_table
+from cyborg.predictions import read_predictions
+from cyborg.prepare.crop import FaceBox, crop_picture, face_crop
 from cyborg.saliency import RunningMean
-from cyborg.training import load_run, preset_config, train
+from cyborg.settings import preset_config
+from cyborg.training import load_run, train
 from cyborg.widgets import FigureHost
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -541,7 +543,7 @@ def test_settings_that_differ_come_first(made):
 def test_the_largest_face_is_cropped_as_the_crop_rule_does(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "two.png")
-    small, large = Face(np.array([20.0, 30, 90, 120])), Face(np.array([150.0, 100, 260, 220]))
+    small, large = FaceBox(np.array([20.0, 30, 90, 120])), FaceBox(np.array([150.0, 100, 260, 220]))
     found = framed(tmp_path / "two.png", 64, lambda *_: [small, large])
     wanted = crop_picture(pixels, face_crop(large, (300, 400), 64))
     np.testing.assert_array_equal(found.pixels, wanted)
@@ -558,14 +560,16 @@ def test_the_largest_face_is_cropped_as_the_crop_rule_does(tmp_path):
 )
 def test_without_a_usable_face_the_picture_is_taken_as_it_is(tmp_path, faces, told):
     Image.fromarray(np.full((200, 200, 3), 9, np.uint8)).save(tmp_path / "p.png")
-    found = framed(tmp_path / "p.png", 32, lambda *_: [Face(np.array(box, float)) for box in faces])
+    found = framed(
+        tmp_path / "p.png", 32, lambda *_: [FaceBox(np.array(box, float)) for box in faces]
+    )
     assert told in found.told and found.told.endswith("taken as it is")
     assert (found.pixels == 9).all() and found.pixels.shape == (32, 32, 3)
 
 
 def test_a_transparent_picture_is_cropped_with_the_pixels_of_training(tmp_path):
     Image.fromarray(np.zeros((99, 99, 4), np.uint8)).save(tmp_path / "t.png")
-    found = framed(tmp_path / "t.png", 32, lambda *_: [Face(np.array([10.0, 10, 90, 90]))])
+    found = framed(tmp_path / "t.png", 32, lambda *_: [FaceBox(np.array([10.0, 10, 90, 90]))])
     assert found.told.startswith("one face found and cropped")
     assert (found.pixels == 128).all()
 
@@ -599,7 +603,7 @@ def test_pictures_without_faces_are_told(made, tmp_path):
 
 
 def test_without_the_extra_nothing_is_cropped(made, monkeypatch):
-    monkeypatch.setattr("cyborg.explore.find_spec", lambda name: None)
+    monkeypatch.setattr("cyborg.explore.picture.find_spec", lambda name: None)
     page = ImageExplorer(made.runs)
     assert page.crop.disabled and not page.crop.value
     page.show(made.demo.root / made.demo.table["image"].iloc[0])
@@ -642,10 +646,10 @@ def test_annotation_tables_of_the_study_page_are_read(tmp_path):
     rows = [rows | {"subject": w, "kind": kind, "correct": c} for w, kind, c in kinds]
     rows.append(rows[0] | {"subject": "w4", "strokes": []})  # marked only the other picture
     path = write_annotations(as_table(rows), tmp_path / "annotations.parquet")
-    first, other = Marks(path).of("a.png", 100)
+    first, other = ImageMarks(path).of("a.png", 100)
     assert (first.who, other.who, other.correct) == ("w1", "w3", True)
     assert first.mask[50, 50] and not first.mask[50, 70]  # stretched to a square with the picture
-    assert Marks(path).of("b.png") == []
+    assert ImageMarks(path).of("b.png") == []
 
 
 def test_imported_masks_are_marks(tmp_path):
@@ -655,7 +659,7 @@ def test_imported_masks_are_marks(tmp_path):
     path = write_annotations(
         as_table([row | {"rle": rle_counts(mask)}]), tmp_path / "annotations.parquet"
     )
-    (mark,) = Marks(path).of("a.png", 64)
+    (mark,) = ImageMarks(path).of("a.png", 64)
     assert mark.who == "<coco>" and mark.mask.sum() == 64 * 64 / 4 and mark.mask[:32, 32:].all()
 
 
@@ -665,7 +669,7 @@ def test_marks_of_the_demo_are_as_wide_as_its_brush_was(made, tmp_path):
     written, areas = json.loads((made.demo.root / "demo.json").read_text()), []
     for brush in (written["BRUSH"], 2 * BRUSH):
         (tmp_path / "demo.json").write_text(json.dumps(written | {"BRUSH": brush}))
-        (mark,) = Marks(tmp_path / "annotations.parquet").of(table["image"].iloc[0], 64)
+        (mark,) = ImageMarks(tmp_path / "annotations.parquet").of(table["image"].iloc[0], 64)
         areas.append(mark.mask.sum())
     assert areas[1] > 1.3 * areas[0]
 
@@ -860,7 +864,7 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_no_folder(runs, monkeypatc
 
 
 def test_what_is_chosen_again_is_not_drawn_again(made):
-    from cyborg.explore import _model_tile
+    from cyborg.explore.tiles import _model_tile
 
     explorer = MapExplorer(made.runs)
     explorer.scenario.value = ""
@@ -875,7 +879,7 @@ def test_controls_answer_within_a_moment(made):
     """No bound on the time: what is asserted is that nothing is decoded or read twice."""
     explorer = MapExplorer(made.runs)
     explorer.opacity.value = 0.3
-    from cyborg.explore import _face
+    from cyborg.explore.tiles import _face
 
     before = _face.cache_info().misses
     start = time.perf_counter()

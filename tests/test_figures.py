@@ -20,20 +20,22 @@ from cyborg.figures import (
     accuracy_curves,
     agreement_histogram,
     auc_by_source,
-    colour_table,
     live_figure,
     loss_curves,
+    roc_by_source,
+    scenario_style,
+    thinned_roc,
+    training_curves,
+)
+from cyborg.overlays import (
+    colour_table,
     manifest_samples,
     map_grid,
     mean_map_pair,
     overlay,
-    roc_by_source,
     sample_grid,
     sample_rows,
     sample_titles,
-    scenario_style,
-    thinned_roc,
-    training_curves,
 )
 
 CHANCE = np.random.default_rng

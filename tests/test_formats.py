@@ -13,22 +13,18 @@ import pytest
 from PIL import Image
 
 from cyborg import saliency
-from cyborg.annotation import (
-    AnnotationError,
-    AnnotationStore,
-    as_table,
-    label_studio_rle,
+from cyborg.marks import AnnotationError, label_studio_rle, rle_counts, rle_mask, row_mask
+from cyborg.people.exchange import (
     read_annotations,
     read_coco,
     read_label_studio,
     read_marks,
     read_reaction_times,
-    rle_counts,
-    rle_mask,
-    row_mask,
     write_coco,
     write_label_studio,
 )
+from cyborg.people.store import AnnotationStore
+from cyborg.people.tables import as_table
 
 BLOCK = np.zeros((30, 40), dtype=bool)
 BLOCK[5:10, 20:35] = True

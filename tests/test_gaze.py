@@ -13,14 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cyborg.annotation import (
-    AnnotationError,
-    fixation_maps,
-    read_fixation_files,
-    read_fixations,
-)
 from cyborg.manifest import Manifest, read_manifest, write_manifest
-from cyborg.map_sources import gaze_maps, map_manifest
+from cyborg.marks import AnnotationError
+from cyborg.people.gaze import fixation_maps, read_fixation_files, read_fixations
+from cyborg.prepare.sources import gaze_maps, map_manifest
 from cyborg.saliency import read_map
 
 ROOT = Path(__file__).parents[1]
@@ -341,7 +337,7 @@ def test_gaze_becomes_maps_in_annotate(own, tmp_path, monkeypatch):
     words += ["-y", "{gaze_options: {shown: [0, 0, 160, 120]}}"]
     notebook = str(ROOT / "nbs" / "annotate.ipynb")
     done = subprocess.run(
-        [sys.executable, "-c", "from cyborg.launch import papermill; papermill()", notebook]
+        [sys.executable, "-c", "from cyborg.commands import papermill; papermill()", notebook]
         + [str(tmp_path / "out.ipynb"), *words],
         capture_output=True,
         text=True,

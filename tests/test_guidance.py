@@ -23,6 +23,7 @@ from cyborg.cam import (
     weighted_map,
 )
 from cyborg.data import Batch
+from cyborg.epoch import batch_loss
 from cyborg.guidance import (
     GUIDANCES,
     LEVELS,
@@ -37,16 +38,10 @@ from cyborg.guidance import (
 )
 from cyborg.loss import DISTANCES, cyborg_loss, dynamic_alpha
 from cyborg.models import Output, make_network
-from cyborg.released import QUIRKS
-from cyborg.training import (
-    RunConfig,
-    SettingsError,
-    batch_loss,
-    differing,
-    load_run,
-    run_config,
-    train,
-)
+from cyborg.others.released import QUIRKS
+from cyborg.runs import differing
+from cyborg.settings import RunConfig, SettingsError, run_config
+from cyborg.training import load_run, train
 
 
 def random_case(seed: int = 0, images: int = 3, cells: tuple[int, int] = (5, 4)) -> Case:

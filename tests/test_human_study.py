@@ -15,10 +15,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from starlette.testclient import TestClient
 
-from cyborg import human_study as hs
-from cyborg.annotation import ExclusionRules, StudySettings, as_table, write_annotations
-from cyborg.annotation_server import open_page
+from cyborg import marks
 from cyborg.demo import make_demo
+from cyborg.people import analysis, granularity
+from cyborg.people import answers as answers_module
+from cyborg.people.annotations import ExclusionRules
+from cyborg.people.exchange import write_annotations
+from cyborg.people.server import open_page
+from cyborg.people.tables import StudySettings, as_table
 from cyborg.saliency import human_map
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,14 +39,14 @@ needs_ratings = pytest.mark.skipif(
 def table(right, subjects=None, pairs=None, **columns):
     n = len(right)
     given = {"subject": range(n) if subjects is None else subjects, "right": right}
-    return hs.as_answers(
+    return answers_module.as_answers(
         pd.DataFrame({**given, "pair": range(n) if pairs is None else pairs, **columns})
     )
 
 
 @pytest.fixture(scope="module")
 def paper():
-    return hs.simulate_answers(seed=100)
+    return answers_module.simulate_answers(seed=100)
 
 
 # --- the answers table -----------------------------------------------------------------------
@@ -51,7 +55,7 @@ def paper():
 def test_a_file_of_others(tmp_path):
     path = tmp_path / "others.csv"
     path.write_text("subject,pair,right,seconds,extra\n01,p,TRUE,,x\n01,q,0,2.5,y\n")
-    read = hs.read_answers(path)
+    read = answers_module.read_answers(path)
     assert read["subject"].tolist() == ["01", "01"]  # no number is made of a name
     assert read["right"].tolist() == [True, False]
     assert np.isnan(read["seconds"][0]) and read["seconds"][1] == 2.5
@@ -75,18 +79,18 @@ def test_refused_files(tmp_path, text, words):
     path = tmp_path / "answers.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=words) as error:
-        hs.read_study(path)
+        answers_module.read_human_study(path)
     assert "answers.csv" in str(error.value)
 
 
 def test_what_is_no_store(tmp_path):
     path = tmp_path / "study.sqlite"
     with pytest.raises(FileNotFoundError, match="study.sqlite"):
-        hs.read_study(path)
+        answers_module.read_human_study(path)
     assert not path.exists()  # looking for a study does not make one
     path.write_text("this is no database, and long enough to be seen not to be one" * 40)
     with pytest.raises(ValueError, match="is no store of annotations"):
-        hs.read_study(path)
+        answers_module.read_human_study(path)
 
 
 # --- accuracy --------------------------------------------------------------------------------
@@ -94,26 +98,26 @@ def test_what_is_no_store(tmp_path):
 
 def test_robust_variance_is_the_double_sum():
     """V = sum of the products of residuals of all answers that share a subject or a pair."""
-    answers = hs.simulate_answers(7, 9, 40, seed=3)
+    answers = answers_module.simulate_answers(7, 9, 40, seed=3)
     right = answers["right"].to_numpy(float)
     e, n = right - right.mean(), len(right)
     same = {c: np.equal.outer(*[answers[c].to_numpy()] * 2) for c in ("subject", "pair")}
     slow = {c: (np.outer(e, e) * m).sum() / n**2 for c, m in same.items()}
     for name, groups in (("subject", 7), ("pair", answers["pair"].nunique())):
-        fast = hs._variance(e, answers[name])
+        fast = analysis._variance(e, answers[name])
         slow[name] *= groups / (groups - 1)
         assert fast == pytest.approx(slow[name])
     variance = sum(slow.values()) - (e**2).sum() / n**2 * n / (n - 1)
     effective = right.mean() * (1 - right.mean()) / variance
     assert effective < n  # else the interval falls back to independent answers
-    wanted = hs.proportion_confint(right.mean() * effective, effective, method="wilson")
-    found = hs.accuracy_interval(answers)
+    wanted = analysis.proportion_confint(right.mean() * effective, effective, method="wilson")
+    found = analysis.accuracy_interval(answers)
     assert (found.low, found.high) == pytest.approx(wanted)
 
 
 def test_bootstrap_is_the_slow_bootstrap():
-    answers = hs.simulate_answers(12, 15, 90, seed=5)
-    fast = hs.two_way_bootstrap(answers["right"], answers["subject"], answers["pair"], 4000)
+    answers = answers_module.simulate_answers(12, 15, 90, seed=5)
+    fast = analysis.two_way_bootstrap(answers["right"], answers["subject"], answers["pair"], 4000)
     rng, means = np.random.default_rng(1), []
     row, column = (pd.factorize(answers[name])[0] for name in ("subject", "pair"))
     for _ in range(2000):
@@ -133,13 +137,13 @@ def test_intervals_hold_what_was_simulated():
     """150 studies: 95 % of the robust intervals hold the truth, and more of the bootstrap's."""
     robust, drawn, naive = [], [], []
     for seed in range(150):
-        answers = hs.simulate_answers(50, 80, 900, accuracy=0.692, seed=seed)
-        one = hs.accuracy_interval(answers)
+        answers = answers_module.simulate_answers(50, 80, 900, accuracy=0.692, seed=seed)
+        one = analysis.accuracy_interval(answers)
         robust.append(one.low <= 0.692 <= one.high)
         parts = (answers[name].to_numpy() for name in ("right", "subject", "pair"))
-        two = hs.two_way_bootstrap(*parts, draws=300, seed=seed)
+        two = analysis.two_way_bootstrap(*parts, draws=300, seed=seed)
         drawn.append(two.low <= 0.692 <= two.high)
-        low, high = hs.proportion_confint(answers["right"].sum(), 900, method="wilson")
+        low, high = analysis.proportion_confint(answers["right"].sum(), 900, method="wilson")
         naive.append(low <= 0.692 <= high)
     # Three standard errors of 150 draws at 0.95 are 0.053.
     assert 0.897 <= np.mean(robust) <= 1
@@ -148,20 +152,20 @@ def test_intervals_hold_what_was_simulated():
 
 
 def test_no_answer_wrong():
-    found = hs.accuracy_interval(table([1] * 12, [*"abcd"] * 3, np.repeat([*"xyz"], 4)))
+    found = analysis.accuracy_interval(table([1] * 12, [*"abcd"] * 3, np.repeat([*"xyz"], 4)))
     assert (found.value, found.high) == (1, 1)
     assert 0.3 < found.low < 0.6  # three pairs, not twelve answers
-    assert np.isfinite(hs.accuracy_table(table([1] * 12), ())["d_prime"]).all()
+    assert np.isfinite(analysis.subject_accuracy(table([1] * 12), ())["d_prime"]).all()
 
 
 def test_the_papers_study_is_found_again(paper):
     """363 subjects, 10,750 answers, 69.2 %; what went in comes out."""
-    found = hs.accuracy_interval(paper)
+    found = analysis.accuracy_interval(paper)
     assert (found.n, found.n_subjects, found.n_items) == (10_750, 363, 1000)
     assert found.low < 0.692 < found.high and found.high - found.low < 0.04
     counts = paper.groupby("subject").size()
     assert set(counts) == {29, 30}  # 29.6 on average
-    model = hs.mixed_model(paper)
+    model = analysis.mixed_model(paper)
     assert model.converged
     assert model.subject_sd == pytest.approx(0.4, abs=0.1)
     assert model.pair_sd == pytest.approx(0.8, abs=0.1)
@@ -170,19 +174,21 @@ def test_the_papers_study_is_found_again(paper):
 
 
 def test_mixed_model_draws_nothing():
-    answers = hs.simulate_answers(20, 30, 200, seed=1)
-    pd.testing.assert_frame_equal(hs.mixed_model(answers).effects, hs.mixed_model(answers).effects)
+    answers = answers_module.simulate_answers(20, 30, 200, seed=1)
+    pd.testing.assert_frame_equal(
+        analysis.mixed_model(answers).effects, analysis.mixed_model(answers).effects
+    )
 
 
 def test_histogram_counts_every_pair(paper):
-    plain = hs.simulate_answers(100, 200, 2000, accuracy=0.5, annotated=False, seed=12)
+    plain = answers_module.simulate_answers(100, 200, 2000, accuracy=0.5, annotated=False, seed=12)
     plain["subject"] = "n" + plain["subject"]
-    figure = hs.accuracy_histogram(pd.concat([plain, paper]))
+    figure = analysis.accuracy_histogram(pd.concat([plain, paper]))
     titles = [note.text for note in figure.layout.annotations]
     assert [text.split(":")[0] for text in titles] == ["without annotation", "with annotation"]
     counts = [sum(trace.y) for trace in figure.data]
     assert counts == [100, 100, 500, 500]
-    perfect = hs.accuracy_histogram(table([1, 1, 0], [*"aab"], [*"xyz"]), by="", bins=10)
+    perfect = analysis.accuracy_histogram(table([1, 1, 0], [*"aab"], [*"xyz"]), by="", bins=10)
     heights = dict(zip(np.round(perfect.data[0].x[1:], 2), perfect.data[0].y[1:], strict=True))
     assert (heights[-0.05], heights[0.95]) == (1, 2)
 
@@ -191,22 +197,24 @@ def test_histogram_counts_every_pair(paper):
 
 
 def test_slope_is_that_of_another_library():
-    answers = hs.simulate_answers(60, 80, 1200, learning=0.05, seed=8)
+    answers = answers_module.simulate_answers(60, 80, 1200, learning=0.05, seed=8)
     fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     fit.fit(answers[["order"]].to_numpy(), answers["right"])
-    found = hs.learning(answers)
+    found = analysis.learning(answers)
     assert found.slope == pytest.approx(fit.coef_[0, 0], rel=1e-4)
     ends = fit.predict_proba(np.array([[1.0], [20.0]]))[:, 1]
     assert [found.first, found.last] == pytest.approx(ends, rel=1e-4)
 
 
 def test_nothing_to_learn_from():
-    found = hs.learning(table([1, 0, 1]))  # one answer a subject
+    found = analysis.learning(table([1, 0, 1]))  # one answer a subject
     assert np.isnan(found.slope) and len(found.table) == 1
-    hs.learning_figure(found)
-    assert not len(hs.answer_times(table([1, 0, 1])))
-    assert hs.time_difference(table([1, 0, 1])) == pytest.approx((np.nan, np.nan, 0), nan_ok=True)
-    assert hs.agreement_table(table([1, 0, 1]))["split_half"].isna().all()
+    analysis.learning_figure(found)
+    assert not len(analysis.answer_times(table([1, 0, 1])))
+    assert analysis.time_difference(table([1, 0, 1])) == pytest.approx(
+        (np.nan, np.nan, 0), nan_ok=True
+    )
+    assert analysis.subject_agreement(table([1, 0, 1]))["split_half"].isna().all()
 
 
 def test_alpha_is_its_definition():
@@ -220,24 +228,24 @@ def test_alpha_is_its_definition():
         2 * sum(a != b for a, b in combinations(group, 2)) / (len(group) - 1) for group in groups
     ) / len(pool)
     expected = sum(a != b for a, b in combinations(pool, 2)) / (len(pool) * (len(pool) - 1) / 2)
-    assert hs.krippendorff_alpha(units, values) == pytest.approx(1 - observed / expected)
-    assert np.isnan(hs.krippendorff_alpha([1, 1, 2, 2], [1, 1, 1, 1]))
+    assert analysis.krippendorff_alpha(units, values) == pytest.approx(1 - observed / expected)
+    assert np.isnan(analysis.krippendorff_alpha([1, 1, 2, 2], [1, 1, 1, 1]))
 
 
 def test_split_half_reaches_the_reliability_simulated():
     """Corrected: the variance of pairs over that of the mean of all their answers."""
-    answers = hs.simulate_answers(400, 300, 6000, subject_sd=0.0, pair_sd=1.0, seed=2)
+    answers = answers_module.simulate_answers(400, 300, 6000, subject_sd=0.0, pair_sd=1.0, seed=2)
     by_pair = answers.groupby("pair")["right"].agg(["mean", "size"])
     noise = (by_pair["mean"] * (1 - by_pair["mean"]) / (by_pair["size"] - 1)).mean()
     wanted = 1 - noise / by_pair["mean"].var()
-    found = hs.split_half_accuracy(answers, 50)
+    found = analysis.split_half_accuracy(answers, 50)
     assert found.corrected == pytest.approx(wanted, abs=0.06)
     assert found.low <= found.r <= found.high
 
 
 def test_halves_are_equal():
     key = np.repeat(np.arange(5), [2, 3, 4, 5, 8])
-    half = hs._halves(key, np.random.default_rng(0))
+    half = analysis._halves(key, np.random.default_rng(0))
     for group in range(5):
         own = half[key == group]
         assert (own == 0).sum() == (own == 1).sum() == len(own) // 2
@@ -250,7 +258,7 @@ def painted(*masks, right=None):
     rows = [
         {"image": "a.jpg", "subject": str(i), "trial": str(i), "kind": "pair", "pair": "p"}
         | {"correct": right[i] if right else True, "width": 20, "height": 20}
-        | {"rle": hs.rle_counts(mask)}
+        | {"rle": granularity.rle_counts(mask)}
         for i, mask in enumerate(masks)
     ]
     return as_table(rows)
@@ -265,34 +273,38 @@ def spots(*places):
 
 def test_granularity_keeps_patches_apart():
     mask = spots((2, 2), (3, 3), (4, 2), (15, 15))
-    box, area = hs.granular_mask(mask, "box"), hs.granular_mask(mask, "area")
+    box, area = marks.granular_mask(mask, "box"), marks.granular_mask(mask, "area")
     assert box.sum() == 6 + 1 and area.sum() == 4 + 1  # (3, 2) closes the triangle
     assert not box[10, 10]
     for coarse in (box, area):
         assert (coarse | ~mask).all()  # nothing painted is lost
-    assert not hs.granular_mask(np.zeros((5, 5), bool), "box").any()
+    assert not marks.granular_mask(np.zeros((5, 5), bool), "box").any()
     with pytest.raises(ValueError, match="granularity is 'finest'"):
-        hs.granular_mask(mask, "finest")
+        marks.granular_mask(mask, "finest")
 
 
 def test_maps_are_the_human_maps_of_the_chosen_answers():
     masks = [spots((5, 5), (5, 8), (8, 5)), spots((12, 12)), spots((3, 16))]
     rows = painted(*masks, right=[True, True, False])
     for answers, chosen in (("correct", [0, 1]), ("incorrect", [2]), ("all", [0, 1, 2])):
-        [(image, found, used)] = hs.study_maps(rows, "fine", answers, size=20, sigma=1.0)
+        [(image, found, used)] = granularity.study_maps(rows, "fine", answers, size=20, sigma=1.0)
         wanted = np.stack([masks[i] for i in chosen])
         assert image == "a.jpg" and len(used) == len(chosen)
         np.testing.assert_allclose(found, human_map(wanted, sigma=1.0), atol=1e-6)
-    [(_, _, used)] = hs.study_maps(rows, annotators=1, answers="all", size=20)
+    [(_, _, used)] = granularity.study_maps(rows, annotators=1, answers="all", size=20)
     assert len(used) == 1
-    assert not list(hs.study_maps(hs._as_annotations(table([1, 0]))))  # nobody marked anything
+    assert not list(
+        granularity.study_maps(answers_module._as_annotations(table([1, 0])))
+    )  # nobody marked anything
 
 
 def test_split_half_of_maps():
-    same = hs.split_half_maps(painted(*[spots((5, 5))] * 4), size=20, sigma=1.0)
-    other = hs.split_half_maps(painted(spots((2, 2)), spots((17, 17))), size=20, sigma=1.0)
+    same = granularity.split_half_maps(painted(*[spots((5, 5))] * 4), size=20, sigma=1.0)
+    other = granularity.split_half_maps(painted(spots((2, 2)), spots((17, 17))), size=20, sigma=1.0)
     assert same["cc"][0] == pytest.approx(1) and other["cc"][0] < 0
-    assert not len(hs.split_half_maps(painted(spots((2, 2)))))  # one annotator has no other half
+    assert not len(
+        granularity.split_half_maps(painted(spots((2, 2))))
+    )  # one annotator has no other half
 
 
 # --- through the server ----------------------------------------------------------------------
@@ -332,8 +344,8 @@ def one_session(client, store, worker, right, paint_all):
 
 def test_subjects_of_known_accuracy_through_the_server(served):
     store, wanted = served
-    study = hs.read_study(store)
-    found = hs.accuracy_by(study.answers, "subject").set_index("subject")
+    study = answers_module.read_human_study(store)
+    found = analysis.accuracy_by(study.answers, "subject").set_index("subject")
     assert found["right"].to_dict() == wanted
     assert set(found["n"]) == {8}  # neither practice nor attention checks
     first = study.answers[study.answers["subject"] == "A3"].sort_values("order")
@@ -341,31 +353,35 @@ def test_subjects_of_known_accuracy_through_the_server(served):
     assert first["right"].tolist() == [True] * 4 + [False] * 4
     assert study.answers["annotated"].all() and (study.answers["seconds"] == 5).all()
     assert set(study.answers["question"]) == {"authentic", "synthetic"}
-    assert hs.accuracy_interval(study.answers).value == sum(wanted.values()) / 48
+    assert analysis.accuracy_interval(study.answers).value == sum(wanted.values()) / 48
 
 
 def test_exclusion_is_shown(served):
-    study = hs.read_study(served[0])
-    rows = hs.exclusion_table(study).set_index("who")
+    study = answers_module.read_human_study(served[0])
+    rows = analysis.exclusion_table(study).set_index("who")
     assert rows.index.tolist() == ["all", "left out: painted all over", "kept"]
     assert rows["subjects"].tolist() == [6, 1, 5]
     assert rows["accuracy"].tolist() == pytest.approx([31 / 48, 0, 31 / 40])
-    kept = hs.without_excluded_answers(study)
+    kept = analysis.without_excluded_answers(study)
     assert "A5" not in set(kept.answers["subject"]) | set(kept.annotations["subject"])
     with pytest.raises(ValueError, match="rules leave none of 6 subjects"):
-        hs.without_excluded_answers(study, ExclusionRules(seconds=60))
+        analysis.without_excluded_answers(study, ExclusionRules(seconds=60))
 
 
 def test_maps_from_the_server(served, tmp_path):
-    study = hs.without_excluded_answers(hs.read_study(served[0]))
-    right = {image: len(masks) for image, _, masks in hs.study_maps(study.annotations, size=32)}
+    study = analysis.without_excluded_answers(answers_module.read_human_study(served[0]))
+    right = {
+        image: len(masks) for image, _, masks in granularity.study_maps(study.annotations, size=32)
+    }
     wrong = {
         image: len(masks)
-        for image, _, masks in hs.study_maps(study.annotations, answers="incorrect", size=32)
+        for image, _, masks in granularity.study_maps(
+            study.annotations, answers="incorrect", size=32
+        )
     }
     assert (sum(right.values()), sum(wrong.values())) == (2 * 31, 2 * 9)  # both pictures of each
     kept = write_annotations(study.annotations, tmp_path / "kept.parquet")
-    again = hs.read_study(kept)
+    again = answers_module.read_human_study(kept)
     pd.testing.assert_frame_equal(again.answers, study.answers)
 
 
@@ -375,7 +391,9 @@ def test_maps_from_the_server(served, tmp_path):
 @needs_ratings
 def test_ratings_of_lago():
     """Means by generator of the file as it stands; StyleGAN2's faces look more real than real."""
-    rows = hs.rating_table(hs.read_ratings(RATINGS / "lago_ratings.csv")).set_index("generator")
+    rows = analysis.rating_table(analysis.read_ratings(RATINGS / "lago_ratings.csv")).set_index(
+        "generator"
+    )
     wanted = {"FFHQ": 3.7012, "PGGAN": 5.5222, "StyleGAN": 3.9554, "StyleGAN2": 2.9674}
     assert rows["mean"].to_dict() == pytest.approx(wanted, abs=1e-4)
     assert rows["n"].to_dict() == {"FFHQ": 6229, "PGGAN": 2158, "StyleGAN": 2065, "StyleGAN2": 2089}
@@ -386,7 +404,9 @@ def test_ratings_of_lago():
 
 @needs_ratings
 def test_ratings_of_bozzo():
-    rows = hs.rating_table(hs.read_ratings(RATINGS / "bozzo_ratings.csv")).set_index("generator")
+    rows = analysis.rating_table(analysis.read_ratings(RATINGS / "bozzo_ratings.csv")).set_index(
+        "generator"
+    )
     assert rows["mean"].to_dict() == pytest.approx(
         {"FFHQ": 3.7922, "StyleGAN3-r": 4.4693}, abs=1e-4
     )
@@ -397,10 +417,10 @@ def test_refused_ratings(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("path,generator,subject,likert\na,G,s,9\n")
     with pytest.raises(ValueError, match="other than 1 to 7"):
-        hs.read_ratings(path)
+        analysis.read_ratings(path)
     path.write_text("path,generator,likert\na,G,9\n")
     with pytest.raises(ValueError, match=re.escape("lacks the columns ['subject']")):
-        hs.read_ratings(path)
+        analysis.read_ratings(path)
 
 
 # --- the notebook ----------------------------------------------------------------------------
@@ -427,10 +447,10 @@ def test_notebook_on_a_store(served, tmp_path):
 
 def test_answers_say_how_the_pictures_stood_and_warn_where_nobody_knows():
     rows = pd.DataFrame({"subject": list("aab"), "pair": list("xyx"), "right": [1, 0, 1]})
-    assert hs.as_answers(rows)["layout"].tolist() == ["unknown"] * 3
-    known = hs.as_answers(rows.assign(layout=["stacked", "", "side by side"]))
+    assert answers_module.as_answers(rows)["layout"].tolist() == ["unknown"] * 3
+    known = answers_module.as_answers(rows.assign(layout=["stacked", "", "side by side"]))
     assert known["layout"].tolist() == ["stacked", "unknown", "side by side"]
-    assert "may have confused left and right" in hs.layout_words(known)
-    assert "may have" not in hs.layout_words(known.assign(layout="stacked"))
-    groups = hs.accuracy_table(known, ("layout",), draws=20)["group"].tolist()
+    assert "may have confused left and right" in answers_module.layout_words(known)
+    assert "may have" not in answers_module.layout_words(known.assign(layout="stacked"))
+    groups = analysis.subject_accuracy(known, ("layout",), draws=20)["group"].tolist()
     assert {"layout stacked", "layout side by side", "layout unknown"} <= set(groups)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cyborg.img2pose import (
-    FILES,
+from cyborg.models import WeightsError
+from cyborg.prepare.img2pose import (
+    REFERENCE_FILES,
     Img2Pose,
     Img2PoseNetwork,
     References,
@@ -16,7 +17,6 @@ from cyborg.img2pose import (
     projected_points,
     read_references,
 )
-from cyborg.models import WeightsError
 
 # Keys of the published file besides the ResNet-18 body, as torchvision named them then.
 PUBLISHED = {
@@ -74,7 +74,7 @@ def files(folder):
     "The files beside the weights."
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    for name, shape in zip(FILES.values(), ((6,), (6,), (68, 3)), strict=True):
+    for name, shape in zip(REFERENCE_FILES.values(), ((6,), (6,), (68, 3)), strict=True):
         np.save(folder / name, rng.random(shape))
     return folder
 
@@ -104,13 +104,13 @@ def test_the_published_file_is_taken_with_its_old_names(tmp_path):
 def test_files_beside_the_weights(tmp_path):
     folder = files(tmp_path)
     assert read_references(folder).points.shape == (68, 3)
-    np.save(folder / FILES["mean"], np.zeros(5))
+    np.save(folder / REFERENCE_FILES["mean"], np.zeros(5))
     with pytest.raises(WeightsError, match=r"has shape \(5,\), expected \(6,\), finite"):
         read_references(folder)
-    np.save(folder / FILES["mean"], np.array([{}]), allow_pickle=True)
+    np.save(folder / REFERENCE_FILES["mean"], np.array([{}]), allow_pickle=True)
     with pytest.raises(WeightsError, match="is not an array of NumPy"):
         read_references(folder)
-    (folder / FILES["std"]).unlink()
+    (folder / REFERENCE_FILES["std"]).unlink()
     with pytest.raises(WeightsError):
         read_references(folder)
 

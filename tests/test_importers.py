@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cyborg.importers import (
+from cyborg.files import ManifestError
+from cyborg.findings import audit
+from cyborg.manifest import read_manifest
+from cyborg.prepare.importers import (
     IMPORTERS,
     Imported,
     ai_face,
@@ -21,7 +24,6 @@ from cyborg.importers import (
     viser,
     write_imported,
 )
-from cyborg.manifest import ManifestError, audit, read_manifest
 
 LAYOUT = Path(__file__).parents[2] / "shared" / "tools" / "released_layout.py"
 

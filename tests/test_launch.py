@@ -20,7 +20,7 @@ import nbformat
 import papermill
 import pytest
 
-from cyborg.launch import announced_output, check_command, parameters_since
+from cyborg.commands import announced_output, check_command, parameters_since
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = 'arch: str = "resnet18"  # network\nepochs: int = 3  # passes over the training set'
@@ -153,7 +153,7 @@ def test_two_processes_never_reserve_one_file(tmp_path):
     """Many at once, all in one second."""
     code = (
         "import sys; from datetime import datetime; from pathlib import Path\n"
-        "from cyborg.launch import new_output\n"
+        "from cyborg.commands import new_output\n"
         "for _ in range(200): print(new_output('n.ipynb', Path(sys.argv[1]), datetime(2024, 1, 1)))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -239,9 +239,8 @@ def test_folder_that_cannot_be_written(tmp_path):
 
 # Parameters, through papermill itself and the way JupyterLab runs cells.
 
-BEFORE = (
-    "from pathlib import Path\nfrom cyborg.launch import parameters_since\nbefore = dict(globals())"
-)
+IMPORTS = "from pathlib import Path\nfrom cyborg.commands import parameters_since"
+BEFORE = f"{IMPORTS}\nbefore = dict(globals())"
 AFTER = "settings = parameters_since(before, globals())"
 
 

@@ -19,36 +19,35 @@ import pytest
 from PIL import Image
 
 import cyborg
-from cyborg import manifest as module
-from cyborg.manifest import (
-    CHECKED,
-    CLASSES,
-    COLUMNS,
-    SPLITS,
+from cyborg import findings as findings_module
+from cyborg import manifest as manifest_module
+from cyborg.files import (
     DamagedError,
-    Manifest,
     ManifestError,
     atomic_path,
-    audit,
     content_hash,
     data_root,
-    default_classes,
-    group_split,
     name_fault,
     over_files,
-    positive_class,
-    read_folders,
     read_json,
-    read_manifest,
-    read_released,
-    read_table,
     require_bool,
     runs_root,
     safe_path,
     sweep_parts,
-    validate,
-    validate_once,
-    validate_run,
+)
+from cyborg.findings import CHECKED, audit, validate, validate_once, validate_run
+from cyborg.manifest import (
+    CLASSES,
+    COLUMNS,
+    SPLITS,
+    Manifest,
+    default_classes,
+    group_split,
+    positive_class,
+    read_folders,
+    read_manifest,
+    read_released,
+    read_table,
     with_protocol,
     write_manifest,
 )
@@ -111,7 +110,7 @@ def test_unsafe_names_are_refused(name):
     row = ["a.png", "authentic", "s", "train", "a_map.png", ""]
     for column in (0, 4) if name else (0,):  # an empty map is none
         table = pd.DataFrame([[*row[:column], name, *row[column + 1 :]]], columns=COLUMNS)
-        (found,) = module._lexical_findings(Manifest(table, "/data"))
+        (found,) = manifest_module.lexical_findings(Manifest(table, "/data"))
         assert (found.check, found.refuse, found.count) == ("unsafe path", True, 1)
 
 
@@ -678,7 +677,7 @@ def test_same_size_other_middle_is_no_leak(small):
 def test_only_possible_copies_are_read_whole(small, monkeypatch):
     read = []
     monkeypatch.setattr(
-        module, "content_hash", lambda path: read.append(path) or content_hash(path)
+        findings_module, "content_hash", lambda path: read.append(path) or content_hash(path)
     )
     (small.root / "val/10.png").write_bytes((small.root / "train/0.png").read_bytes())
     for name, tail in (("train/1.png", b"1"), ("val/11.png", b"2")):
@@ -778,7 +777,7 @@ def test_guess_agrees_with_a_literal_one(seed):
     rng = np.random.default_rng(seed)
     label = [*"abc"[: 2 + seed % 2], *rng.choice([*"abc"[: 2 + seed % 2]], 30)]
     trait = list(rng.choice([".png", ".jpg", ".bmp"], len(label)))
-    assert module.guess_from(pd.Series(trait), pd.Series(label)) == pytest.approx(
+    assert findings_module.guess_from(pd.Series(trait), pd.Series(label)) == pytest.approx(
         literal_guess(trait, label)
     )
 
@@ -790,7 +789,10 @@ def test_unrelated_traits_give_no_warning():
         for i in range(400)
     ]
     assert (
-        module._giveaway_findings(Manifest(pd.DataFrame(rows, columns=COLUMNS), "/x"), False) == []
+        findings_module._giveaway_findings(
+            Manifest(pd.DataFrame(rows, columns=COLUMNS), "/x"), False
+        )
+        == []
     )
 
 
@@ -1182,8 +1184,8 @@ def stamped(tmp_path, monkeypatch):
     "A manifest that was checked, and the number of checks since."
     manifest, calls = some_images(tmp_path / "faces"), []
     validate_once(manifest, tmp_path / "checked")
-    audit = module.audit
-    monkeypatch.setattr(module, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
+    audit = findings_module.audit
+    monkeypatch.setattr(findings_module, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
     monkeypatch.setenv(CHECKED, str(tmp_path / "checked"))
     return manifest, calls
 
@@ -1226,7 +1228,7 @@ def test_a_file_that_no_run_looks_at_is_noticed_when_the_study_starts(
     stamped, tmp_path, monkeypatch
 ):
     manifest, calls = stamped
-    monkeypatch.setattr(module, "_GLANCE", 1)
+    monkeypatch.setattr(findings_module, "_GLANCE", 1)
     validate_once(manifest, tmp_path / "checked")
     calls.clear()
     file = manifest.root / manifest.table["image"][3]

@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cyborg.annotation import read_fixations
 from cyborg.data import ImageDataset
 from cyborg.demo import make_demo
-from cyborg.manifest import Manifest, ManifestError, read_manifest
-from cyborg.map_sources import (
+from cyborg.files import ManifestError
+from cyborg.manifest import Manifest, read_manifest
+from cyborg.models import make_network
+from cyborg.people.gaze import read_fixations
+from cyborg.prepare.sources import (
     MapSource,
     gaze_maps,
     granular_map,
@@ -27,9 +29,9 @@ from cyborg.map_sources import (
     teacher_maps,
     teacher_saliency,
 )
-from cyborg.models import make_network
 from cyborg.saliency import is_flat, read_map, unit_range
-from cyborg.training import Run, load_run, preset_config, train
+from cyborg.settings import preset_config
+from cyborg.training import Run, load_run, train
 
 
 @pytest.fixture(scope="module")

@@ -11,29 +11,14 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from cyborg import measures
-from cyborg.annotation import as_table, strokes_mask, write_annotations
 from cyborg.data import open_maps
-from cyborg.evaluation import METRICS, PredictionsError, comparisons
-from cyborg.manifest import read_manifest
-from cyborg.measures import (
-    RATES,
-    MeasuredRun,
-    annotation_rows,
-    annotator_agreement,
-    annotator_maps,
-    find_annotations,
-    kept,
-    mean_map_baseline,
-    measured,
-    remembered,
-    scenario_intervals,
-    study_annotators,
-)
-from cyborg.saliency import agreement, human_map, resize_map, unit_range, write_map
-from cyborg.statistics import (
+from cyborg.evaluation import comparisons
+from cyborg.manifest import METRICS, read_manifest
+from cyborg.marks import strokes_mask
+from cyborg.measure import measures
+from cyborg.measure.bootstrap import bootstrap_auc
+from cyborg.measure.errors import (
     average_precision,
-    bootstrap_auc,
     calibration_table,
     equal_error_rate,
     fitted_temperature,
@@ -42,6 +27,27 @@ from cyborg.statistics import (
     tpr_at_fpr,
     validated_error_rates,
 )
+from cyborg.measure.measures import (
+    RATES,
+    MeasuredRun,
+    kept,
+    mean_map_baseline,
+    measured,
+    remembered,
+    scenario_intervals,
+)
+from cyborg.people import ceiling
+from cyborg.people.ceiling import (
+    annotation_rows,
+    annotator_agreement,
+    annotator_maps,
+    find_annotations,
+    study_annotators,
+)
+from cyborg.people.exchange import write_annotations
+from cyborg.people.tables import as_table
+from cyborg.predictions import PredictionsError
+from cyborg.saliency import agreement, human_map, resize_map, unit_range, write_map
 
 SEEN = ["a", "b", "g"]
 
@@ -520,7 +526,7 @@ def test_a_study_is_measured_against_people_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CYBORG_DATA", str(tmp_path / "cache"))
     found = study_annotators(tmp_path)
     assert found["seed"].tolist() == [0] * 5 + [1] * 5 and (found["reason"] == "").all()
-    monkeypatch.setattr(measures, "annotator_maps", None)  # would fail if it were called
+    monkeypatch.setattr(ceiling, "annotator_maps", None)  # would fail if it were called
     pd.testing.assert_frame_equal(study_annotators(tmp_path), found, check_dtype=False)
     (tmp_path / "annotations.parquet").unlink()
     (lacking,) = study_annotators(tmp_path).itertuples()

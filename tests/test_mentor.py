@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cyborg import mentor
 from cyborg.data import ImageDataset
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, write_manifest
-from cyborg.map_sources import map_manifest
-from cyborg.mentor import (
+from cyborg.models import NetworkError, WeightsError, make_network
+from cyborg.prepare import mentor
+from cyborg.prepare.mentor import (
     MapAutoencoder,
     MentorConfig,
     annotated_split,
@@ -30,9 +30,10 @@ from cyborg.mentor import (
     mean_map_loss,
     train_autoencoder,
 )
-from cyborg.models import NetworkError, WeightsError, make_network
+from cyborg.prepare.sources import map_manifest
 from cyborg.saliency import cc, read_map, resize_map, unit_range, write_map
-from cyborg.training import SettingsError, load_run, preset_config, train
+from cyborg.settings import SettingsError, preset_config
+from cyborg.training import load_run, train
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,17 @@ import pytest
 NOTEBOOKS = Path(__file__).parents[1] / "nbs"
 # These need runs to look at, or minutes: they have tests of their own.
 ELSEWHERE = {"train", "report", "explore_maps", "explore_runs"}
-NAMES = sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb") if p.stem not in ELSEWHERE)
+PATHS = [p.relative_to(NOTEBOOKS).with_suffix("") for p in NOTEBOOKS.rglob("*.ipynb")]
+NAMES = sorted(p.as_posix() for p in PATHS if p.name not in ELSEWHERE)
 
 
 def run_notebook(path: Path) -> subprocess.CompletedProcess:
     """Run nbdev_test on one notebook, from its project's folder."""
     nbdev_test = str(Path(sysconfig.get_path("scripts")) / "nbdev_test")
     command = [sys.executable, nbdev_test, "--path", str(path), "--n_workers", "0"]
+    project = NOTEBOOKS.parent if path.is_relative_to(NOTEBOOKS) else path.parents[1]
     return subprocess.run(
-        command, cwd=path.parents[1], capture_output=True, text=True, timeout=900, check=False
+        command, cwd=project, capture_output=True, text=True, timeout=900, check=False
     )
 
 

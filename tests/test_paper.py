@@ -9,11 +9,14 @@ import pytest
 import yaml
 from test_training import write_faces
 
-from cyborg.evaluation import mean_agreement, predict, read_mean_maps, read_predictions
-from cyborg.importers import und_wacv_2023, write_imported
+from cyborg.evaluation import predict
 from cyborg.manifest import read_manifest
-from cyborg.study import StudyError, check_study, make_study, plan, study_runs, without_missing
-from cyborg.training import RunConfig, load_run, train
+from cyborg.predictions import mean_agreement, read_mean_maps, read_predictions
+from cyborg.prepare.importers import und_wacv_2023, write_imported
+from cyborg.settings import RunConfig
+from cyborg.study.file import StudyError, make_study, study_runs, without_missing
+from cyborg.study.grid import check_study, plan
+from cyborg.training import load_run, train
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYOUT = ROOT.parent / "shared" / "tools" / "released_layout.py"

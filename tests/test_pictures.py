@@ -15,15 +15,14 @@ import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from cyborg import pictures
-from cyborg.annotation import _picture_size
-from cyborg.annotation_server import _encode, fitted
-from cyborg.attention import read_templates
-from cyborg.audit import _record, perceptual_hash
-from cyborg.crop import read_picture
-from cyborg.data import ImageError, decode_image
-from cyborg.explore import framed
-from cyborg.manifest import _file_traits
-from cyborg.pictures import PictureError, decode_square, picture_size
+from cyborg.cache import ImageError, decode_image
+from cyborg.explore.picture import framed
+from cyborg.findings import _file_traits
+from cyborg.measure.audit import _record, perceptual_hash
+from cyborg.others.attention import read_templates
+from cyborg.people.crowd import _encode, fitted
+from cyborg.people.store import stored_size
+from cyborg.pictures import PictureError, decode_square, picture_size, read_picture
 from cyborg.saliency import read_map
 from cyborg.widgets import picture_url
 
@@ -139,7 +138,7 @@ def assert_seen_alike(path: Path, given: bool = True) -> np.ndarray:
     assert np.abs(page(path).astype(int) - trained).mean() < 6
     record = _record(str(path), SIDE)
     np.testing.assert_array_equal(record["hash"][0], np.packbits(perceptual_hash(trained[None])[0]))
-    assert picture_size(path) == _picture_size(str(path)) == (SIDE, SIDE)
+    assert picture_size(path) == stored_size(str(path)) == (SIDE, SIDE)
     return trained
 
 
@@ -420,7 +419,7 @@ def test_the_audits_count_a_stranger_as_unreadable(tmp_path, no_program):
         path.write_bytes(data)
         assert set(_file_traits(str(path))) == {"unreadable"}
         assert "not an image" in _record(str(path), 64)
-        assert _picture_size(str(path)).startswith(f"{path}: not an image")
+        assert stored_size(str(path)).startswith(f"{path}: not an image")
 
 
 def test_the_message_says_what_came():

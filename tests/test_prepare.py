@@ -9,11 +9,11 @@ from test_crop import photographs
 from test_notebooks import NOTEBOOKS
 from test_quality import network
 
-from cyborg.crop import read_picture
 from cyborg.manifest import read_manifest
-from cyborg.quality import OnnxScorer
+from cyborg.pictures import read_picture
+from cyborg.prepare.quality import OnnxScorer
+from cyborg.prepare.segmentation import PARSING_CLASSES, BiSeNet, FaceParser
 from cyborg.saliency import read_map
-from cyborg.segmentation import CLASSES, BiSeNet, FaceParser
 
 
 def prepared(**parameters):
@@ -36,7 +36,7 @@ def two_classes(path):
     torch.manual_seed(0)
     state = BiSeNet().state_dict()
     scores = torch.zeros(19, 256, 1, 1)
-    scores[CLASSES.index("nose"), ::2] = scores[CLASSES.index("skin"), 1::2] = 1
+    scores[PARSING_CLASSES.index("nose"), ::2] = scores[PARSING_CLASSES.index("skin"), 1::2] = 1
     torch.save(state | {"conv_out.conv_out.weight": scores}, path)
     return path
 

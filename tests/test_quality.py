@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cyborg.crop import Ledger
+from cyborg.files import Ledger
 from cyborg.manifest import Manifest
-from cyborg.quality import (
-    SCORERS,
+from cyborg.prepare.quality import (
+    QUALITIES,
     OnnxScorer,
     confidence,
     face_size,
@@ -95,7 +95,7 @@ def test_numbers_of_a_row_are_text_as_a_manifest_holds_them():
 def test_one_number_of_several():
     rng = np.random.default_rng(0)
     values, weights = rng.random(4), rng.random(4)
-    names = list(SCORERS)
+    names = list(QUALITIES)
     slow = np.exp(np.sum(weights * np.log(values)) / np.sum(weights))
     pairs = [dict(zip(names, numbers, strict=True)) for numbers in (values, weights)]
     assert overall(*pairs) == pytest.approx(slow)
@@ -259,7 +259,7 @@ def test_columns_that_no_scorer_reads_leave_the_scores(tmp_path):
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", QUALITIES)
 def test_scorers_read_no_column_but_those_they_tell(name):
     asked = set()
 
@@ -268,8 +268,8 @@ def test_scorers_read_no_column_but_those_they_tell(name):
             asked.add(column)
             return "1"
 
-    SCORERS[name](np.zeros((8, 8, 3), np.uint8), Row())
-    assert asked == set(SCORERS[name].columns)
+    QUALITIES[name](np.zeros((8, 8, 3), np.uint8), Row())
+    assert asked == set(QUALITIES[name].columns)
 
 
 def test_memory_does_not_grow(tmp_path):

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cyborg.evaluation import NOTE
-from cyborg.manifest import read_manifest, validate
+from cyborg.findings import validate
+from cyborg.manifest import read_manifest
+from cyborg.predictions import NOTE
 from cyborg.saliency import read_map
-from cyborg.training import PRESETS, RunConfig
+from cyborg.settings import PRESETS, RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("CYBORG_FACES") or ROOT.parent / "shared" / "data" / "faces")
@@ -93,7 +94,7 @@ def test_regions_turn_with_the_head_and_keep_their_size_when_it_looks_aside():
     masks, turned = prepare.face_regions(FRONTAL, 128), prepare.face_regions(lying, 128)
     np.testing.assert_array_equal(turned["mouth"], np.rot90(masks["mouth"], -1))
     slant = np.array([0.6, 0.8])
-    mouth = prepare.ellipse(np.array([64.0, 64.0]), (20, 5), slant, 128)
+    mouth = prepare.face_ellipse(np.array([64.0, 64.0]), (20, 5), slant, 128)
     for step, inside in ((19, True), (-19, True), (21, False)):
         x, y = (64 + step * slant).astype(int)
         assert mouth[y, x] == inside

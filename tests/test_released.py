@@ -15,10 +15,12 @@ from torch import nn
 from torchvision import models, transforms
 
 from cyborg.data import Batch
-from cyborg.evaluation import image_scores, predict, read_predictions, score_table
-from cyborg.manifest import Manifest, read_manifest, read_released, validate, write_manifest
+from cyborg.epoch import make_datasets, run_epoch
+from cyborg.evaluation import image_scores, predict, score_table
+from cyborg.findings import validate
+from cyborg.manifest import Manifest, read_manifest, read_released, write_manifest
 from cyborg.models import WeightsError, make_network
-from cyborg.released import (
+from cyborg.others.released import (
     QUIRKS,
     load_released,
     quirky_output,
@@ -29,16 +31,10 @@ from cyborg.released import (
     set_dropout,
     unguarded_loss,
 )
+from cyborg.predictions import read_predictions
 from cyborg.saliency import human_map, stroke_mask, write_map
-from cyborg.training import (
-    RunConfig,
-    SettingsError,
-    load_run,
-    make_datasets,
-    run_config,
-    run_epoch,
-    train,
-)
+from cyborg.settings import RunConfig, SettingsError, run_config
+from cyborg.training import load_run, train
 
 SIZES = {"resnet50": 40, "densenet121": 64, "inception_v3": 107, "xception": 40}
 STEPS = 5

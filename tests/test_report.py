@@ -11,40 +11,45 @@ import plotly.graph_objects as go
 import pytest
 import yaml
 
-from cyborg import report
-from cyborg.audit import StudyAudit, write_audit
-from cyborg.manifest import Finding, Manifest
-from cyborg.report import (
-    Page,
-    ReportError,
-    StudyTables,
-    accuracy_figure,
-    agreement_figure,
-    annotator_table,
-    difference_figure,
-    difference_table,
+from cyborg.files import Finding
+from cyborg.manifest import Manifest
+from cyborg.measure.audit import StudyAudit, write_audit
+from cyborg.measure.statistics import auc_interval
+from cyborg.others.frozen import FROZEN, fuse_into, write_scores
+from cyborg.report import differences, frozen
+from cyborg.report import page as page_module
+from cyborg.report import panels as panels_module
+from cyborg.report import tables as tables_module
+from cyborg.report.differences import difference_figure, difference_table
+from cyborg.report.frozen import (
     frozen_by_generator,
     frozen_figure,
     frozen_roc_by_generator,
     frozen_table,
-    grid_table,
-    main_table,
+)
+from cyborg.report.page import Page, page_html, write_page
+from cyborg.report.panels import (
+    accuracy_figure,
+    agreement_figure,
+    annotator_table,
     mean_map_figure,
-    measure_table,
-    page_html,
-    provenance,
-    read_tables,
     reliability_figure,
     roc_by_generator,
     roc_panels,
     run_tables,
-    systems_table,
     training_agreement_table,
-    write_page,
+)
+from cyborg.report.tables import (
+    ReportError,
+    StudyTables,
+    basis,
+    grid_table,
+    main_table,
+    measure_table,
+    read_tables,
+    systems_table,
 )
 from cyborg.saliency import RunningMean
-from cyborg.scorers import FROZEN, fuse_into, write_scores
-from cyborg.statistics import auc_interval
 
 KEYS = ["data", "network", "scenario", "seed"]
 AUCS = {"classical": (0.6, 0.62, 0.64), "cyborg": (0.7, 0.74, 0.78)}
@@ -217,13 +222,13 @@ def test_mean_maps_are_those_of_the_runs(tmp_path):
 
 def test_every_figure_says_runs_images_and_commit(tables):
     text = "9 runs (3 seeds), 60 test images each, commit abc1234"
-    assert provenance(tables) == text
+    assert basis(tables) == text
     page = Page(tables)
     figure = page.add("roc", "ROC", roc_panels(tables))
     assert figure.layout.title.subtitle.text.endswith(f"<i>{text}</i>")
     assert note_of(figure).count("9 runs") == 1  # once
     mixed = tables._replace(runs=tables.runs.assign(differs="code_digest"))
-    assert "9 runs differ" in provenance(mixed)
+    assert "9 runs differ" in basis(mixed)
 
 
 def test_the_grid_tells_what_failed(tables):
@@ -238,7 +243,9 @@ def test_a_part_that_cannot_be_made_says_why(tables):
     text = page.add(
         "robust",
         "Robustness",
-        lambda: report.robustness_figure(tables, "resnet50", run_tables(tables, "robustness.csv")),
+        lambda: panels_module.robustness_figure(
+            tables, "resnet50", run_tables(tables, "robustness.csv")
+        ),
     )
     assert text.startswith("Not shown: no run was asked for robustness")
     assert "Not shown" in page_html(page)
@@ -355,7 +362,7 @@ def test_frozen_systems_stand_beside_the_networks(with_frozen):
     assert ("pair", "old (seen)") in first.index  # a member saw it
     assert ("lone", "old") in first.index
     assert main_table(with_frozen, others=False).text.columns.tolist() == ["classical", "cyborg"]
-    assert provenance(with_frozen).endswith("; 5 frozen systems")
+    assert basis(with_frozen).endswith("; 5 frozen systems")
 
 
 def test_frozen_figures_show_members_and_fusion(with_frozen):
@@ -441,7 +448,9 @@ def test_people_are_beside_the_networks(tables, tmp_path):
 
 def test_a_note_counts_the_runs_of_its_figure(tables):
     assert "3 runs (3 seeds), 60 test images each" in note_of(roc_by_generator(tables, "xception"))
-    assert "6 runs (3 seeds), 60 test" in note_of(report.generator_figure(tables, "resnet50"))
+    assert "6 runs (3 seeds), 60 test" in note_of(
+        panels_module.generator_figure(tables, "resnet50")
+    )
     assert "6 runs (3 seeds), 60 test" in note_of(difference_figure(tables, "classical"))
     assert "9 runs (3 seeds), 60 test images each" in note_of(reliability_figure(tables))
     assert "3 runs (3 seeds), unknown number of validation images each" in note_of(
@@ -462,7 +471,9 @@ def test_robustness_states_its_own_images_and_levels(tmp_path):
     for name in ("resnet50-cyborg-0", "xception-classical-1"):
         (tmp_path / name).mkdir()
         table.to_csv(tmp_path / name / "robustness.csv", index=False)
-    figure = report.robustness_figure(tables, "resnet50", run_tables(tables, "robustness.csv"))
+    figure = panels_module.robustness_figure(
+        tables, "resnet50", run_tables(tables, "robustness.csv")
+    )
     wanted = "1 run (1 seed), 40 synthetic and 10 authentic test images each (60 in Table 1)"
     assert wanted in note_of(figure)
     assert figure.layout.xaxis.ticktext == ("none", "0.5", "1.5")
@@ -472,7 +483,7 @@ def test_robustness_states_its_own_images_and_levels(tmp_path):
     part = run_tables(tables, "robustness.csv", network="xception")
     assert part["network"].unique() == ["xception"]
     with pytest.raises(ReportError, match="robustness.csv of a run has no column level"):
-        report.robustness_figure(tables, "resnet50", part.drop(columns="level"))
+        panels_module.robustness_figure(tables, "resnet50", part.drop(columns="level"))
 
 
 def test_errors_at_a_threshold_are_not_ranked_and_come_with_their_bpcer(tables):
@@ -523,12 +534,12 @@ def test_the_thin_line_is_explained_only_where_it_is_and_by_what_it_holds(tables
     one = tables._replace(intervals=tables.intervals.assign(n_runs=1, reason="one run"))
     text = note_of(difference_figure(one, "classical"))
     assert "Thin: 95 % interval for other subjects only" in text and "other seeds" not in text
-    assert report.tests_table(one, "classical")["note"][0].endswith("bootstrap: one run")
+    assert differences.tests_table(one, "classical")["note"][0].endswith("bootstrap: one run")
     for baseline, source in (("cyborg", "macro_unseen"), ("classical", "pooled")):
         figure = difference_figure(tables, baseline, source)
         assert "Thin" not in note_of(figure) and "No bootstrap interval for" in note_of(figure)
         assert sum(trace.meta == "interval" for trace in figure.data) == 1
-        assert report.tests_table(tables, baseline, source)["note"][0].endswith(
+        assert differences.tests_table(tables, baseline, source)["note"][0].endswith(
             "no bootstrap interval"
         )
     lone = tables.measures[tables.measures["seed"] == 0]
@@ -537,19 +548,19 @@ def test_the_thin_line_is_explained_only_where_it_is_and_by_what_it_holds(tables
 
 
 def test_what_is_compared_over_other_generators_or_images_is_marked(tables):
-    assert "differ" not in report.tests_table(tables, "classical")["note"][0]
+    assert "differ" not in differences.tests_table(tables, "classical")["note"][0]
     rows = tables.measures.copy()
     rows.loc[(rows["scenario"] == "cyborg") & (rows["source"] == "new"), "seen"] = True
     other = tables._replace(measures=rows)
     note = "unseen differ: new only for classical"
-    assert note in report.tests_table(other, "classical")["note"][0]
+    assert note in differences.tests_table(other, "classical")["note"][0]
     assert note in note_of(difference_figure(other, "classical"))
     names = main_table(other).text.loc["resnet50"].index.tolist()
     assert names[:2] == ["new (seen by cyborg)", "old (seen)"]
     assert "mean of unseen, others for each scenario" in names
     assert main_table(other).text.loc["xception"].index.tolist()[:2] == ["new", "old (seen)"]
     images = changed(tables, 61.0, measure="n_images", scenario="cyborg", seed=1)
-    assert "tested on other images" in report.tests_table(images, "classical")["note"][0]
+    assert "tested on other images" in differences.tests_table(images, "classical")["note"][0]
     assert "tested on other images" in note_of(difference_figure(images, "classical"))
     assert "60 or 61 test images each" in note_of(difference_figure(images, "classical"))
 
@@ -560,13 +571,13 @@ def test_every_generator_is_tested_and_holm_counts_them(tables):
     gain = rows["scenario"].map({"classical": 0.0, "cyborg": 0.1, "noise": -0.1})
     rows = rows.assign(data="faces", network="resnet50", measure="auc", seen=rows["source"] == "c")
     own = tables._replace(measures=rows.assign(value=0.6 + gain + 0.001 * rows["seed"], reason=""))
-    table = report.generator_tests(own, "classical")
+    table = differences.generator_tests(own, "classical")
     assert table["generator"].tolist() == ["a", "b", "c (seen)"] * 2
     assert table["difference"].tolist() == pytest.approx([0.1] * 3 + [-0.1] * 3)
     assert table["p sign-flip"].tolist() == pytest.approx([2 / 2**12] * 6)
     assert table["p Holm"].tolist() == pytest.approx([3 * 2 / 2**12] * 6)  # three, not six
     with pytest.raises(ReportError, match="did you mean 'classical'"):
-        report.generator_tests(own, "clasical")
+        differences.generator_tests(own, "clasical")
 
 
 def test_single_runs_have_the_interval_of_their_scores(tables):
@@ -575,7 +586,7 @@ def test_single_runs_have_the_interval_of_their_scores(tables):
     rows = tables.measures[tables.measures["measure"] == "ece"].assign(source="pooled")
     names = {"auc": found.auc, "auc_se": found.se, "n_synthetic": 20, "n_authentic": 30}
     parts = [rows.assign(measure=name, value=value) for name, value in names.items()]
-    table = report.delong_table(tables._replace(measures=pd.concat(parts, ignore_index=True)))
+    table = frozen.delong_table(tables._replace(measures=pd.concat(parts, ignore_index=True)))
     assert len(table) == 9 and list(table)[:3] == ["network", "scenario", "seed"]
     assert list(table)[3:] == [
         f"{n}, pooled (as in the paper)" for n in ("AUC", "low 95 %", "high 95 %")
@@ -584,7 +595,7 @@ def test_single_runs_have_the_interval_of_their_scores(tables):
     perfect = {"auc": 1.0, "auc_se": 0.0, "n_synthetic": 20, "n_authentic": 30}
     parts = [rows.assign(measure=name, value=value) for name, value in perfect.items()]
     own = tables._replace(measures=pd.concat(parts, ignore_index=True))
-    assert report.delong_table(own).iloc[0, 4] == pytest.approx(0.025 ** (1 / 20))
+    assert frozen.delong_table(own).iloc[0, 4] == pytest.approx(0.025 ** (1 / 20))
 
 
 def with_training(tables: StudyTables) -> StudyTables:
@@ -648,13 +659,13 @@ def test_a_damaged_file_is_named_and_the_report_goes_on(tmp_path):
         figure = page.add(f"maps_{name}", "Maps", lambda: mean_map_figure(tables, "resnet50"))
         assert "5 runs (3 seeds), 2 test images each" in note_of(figure)
         assert "Left out: resnet50-cyborg-1/mean_maps.npz cannot be used" in note_of(figure)
-    assert not isinstance(page.add("s", "S", lambda: report.salience_table(tables)), str)
+    assert not isinstance(page.add("s", "S", lambda: panels_module.salience_table(tables)), str)
     whole = (folder / "salience.npz").read_bytes()
     (folder / "salience.npz").write_bytes(whole[: len(whole) // 2])
-    text = page.add("salience", "Salience", lambda: report.salience_table(tables))
+    text = page.add("salience", "Salience", lambda: panels_module.salience_table(tables))
     assert "Not shown: resnet50-cyborg-1/salience.npz cannot be used" in text
     np.savez(folder / "salience.npz", **maps | {"image": np.array(["a", "c"])})
-    text = page.add("unlike", "Salience", lambda: report.salience_table(tables))
+    text = page.add("unlike", "Salience", lambda: panels_module.salience_table(tables))
     assert "resnet50-cyborg-1/salience.npz" in text and "not measured on the same images" in text
     (folder / "robustness.csv").write_text("")
     make = lambda: run_tables(tables, "robustness.csv", network="resnet50")  # noqa: E731
@@ -693,7 +704,7 @@ def test_runs_that_were_left_out_are_not_drawn(tmp_path):
     names = {t.name for t in mean_map_figure(tables, "resnet50").data if isinstance(t, go.Heatmap)}
     assert "cyborg seed 1" in names and "cyborg seed 2" not in names
     assert len(run_tables(tables, "robustness.csv")) == 8
-    assert report._stabilities(tables)["n"].tolist() == [3, 2, 3]
+    assert panels_module._stabilities(tables)["n"].tolist() == [3, 2, 3]
     text = grid_table(tables).text
     assert text.loc[("resnet50", "cyborg"), "finished, but not read"] == "1"
 
@@ -701,20 +712,20 @@ def test_runs_that_were_left_out_are_not_drawn(tmp_path):
 def test_findings_of_the_audit_are_listed(tmp_path):
     tables = make_tables(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no audit"):
-        report.findings_table(tables)
+        panels_module.findings_table(tables)
     text = "equal bytes: 2 files are in two splits: a.png, b.png"
     found = Finding("equal bytes", False, 2, ("a.png",), text)
     frame = pd.DataFrame({"seen": [True], "reason": ["none"]})
     audit = StudyAudit(frame, frame, frame, frame, [found])
     write_audit(audit, tmp_path / "audit" / "faces")
-    assert report.findings_table(tables).to_numpy().tolist() == [["faces", 2, text]]
+    assert panels_module.findings_table(tables).to_numpy().tolist() == [["faces", 2, text]]
     write_audit(audit._replace(findings=[]), tmp_path / "audit" / "faces")
-    assert report.findings_table(tables)["finding"].tolist() == ["nothing was found"]
+    assert panels_module.findings_table(tables)["finding"].tolist() == ["nothing was found"]
 
 
 def test_long_notes_wrap_so_that_no_column_is_out_of_sight(tables):
     page = Page(tables)
-    page.add("tests", "Tests", lambda: report.tests_table(tables, "classical"))
+    page.add("tests", "Tests", lambda: differences.tests_table(tables, "classical"))
     assert 'class="dataframe plain"' in page_html(page)
     assert re.search(r"\.plain td \{white-space: normal", page_html(page))
 
@@ -735,9 +746,9 @@ ODD = [
 BARE = re.compile(r"(?<!\\)[_%#$~^]|\\(?!textbackslash|textascii|textless|textgreater|[&%$#_{}])")
 
 
-def cells_of_tex(folder, table: pd.DataFrame | report.TextTable) -> list[list[str]]:
+def cells_of_tex(folder, table: pd.DataFrame | tables_module.TextTable) -> list[list[str]]:
     "The cells of a table as LaTeX has it, between its rules."
-    report._write_table(report.Section("odd", "T_1", "", table), folder)
+    page_module._write_table(page_module.Section("odd", "T_1", "", table), folder)
     tex = (folder / "odd.tex").read_text(encoding="utf-8")
     lines = [line.removesuffix(r"\\") for line in tex.splitlines() if line.endswith(r"\\")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)&", line)] for line in lines]
@@ -755,7 +766,7 @@ def test_no_name_is_an_order_to_latex_in_plain_tables(tmp_path):
 def test_nor_in_rows_columns_and_their_names(tmp_path):
     index = pd.MultiIndex.from_product([["net_1", "net_2"], ODD], names=["net_work", "gen#"])
     text = pd.DataFrame("0.5 ± 0.1", index, pd.Index(ODD, name="sce_nario"))
-    cells = cells_of_tex(tmp_path, report.TextTable(text, text == ""))
+    cells = cells_of_tex(tmp_path, tables_module.TextTable(text, text == ""))
     words = [re.sub(r"\\multirow\[c\]\{\d+\}\{\*\}", "", cell) for row in cells for cell in row]
     words = [word.replace(r"$\pm$", "+") for word in words if word]
     assert not [word for word in words if BARE.search(word) or word[0] == "["]
@@ -765,7 +776,7 @@ def test_nor_in_rows_columns_and_their_names(tmp_path):
 
 def test_names_of_rows_are_text_in_html(tmp_path):
     text = pd.DataFrame("0.5", pd.Index(ODD, name="<i>row</i>"), pd.Index(ODD, name="<i>col</i>"))
-    page = report.TextTable(text, text == "").styled().to_html()
+    page = tables_module.TextTable(text, text == "").styled().to_html()
     assert "<i>" not in page and "<b>" not in page and page.count("&lt;b&gt;") == 2
 
 
@@ -776,5 +787,5 @@ def test_the_page_says_which_class_is_positive(tmp_path):
     noted = tables._replace(runs=tables.runs.assign(positive=said))
     assert f"positive class: {html.escape(said)}<" in page_html(Page(noted))
     several = noted.runs.assign(data=["faces"] * 9 + ["pets"], positive=["a"] * 9 + ["b"])
-    told = report.positive_classes(tables._replace(runs=several))
+    told = tables_module.positive_classes(tables._replace(runs=several))
     assert told == "positive class: a in faces; b in pets"

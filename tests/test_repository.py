@@ -15,7 +15,7 @@ import pytest
 import cyborg
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 
 
 def settings() -> ConfigParser:
@@ -54,7 +54,9 @@ def copy(tmp_path_factory) -> Path:
 
 
 def package(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text(encoding="utf-8") for p in (folder / "cyborg").glob("*.py")}
+    top = folder / "cyborg"
+    paths = [p for p in top.rglob("*.py") if p.name != "__init__.py"]  # those are written by hand
+    return {p.relative_to(top).as_posix(): p.read_text(encoding="utf-8") for p in paths}
 
 
 def test_package_is_a_fresh_export(copy):
@@ -68,11 +70,14 @@ def test_package_is_a_fresh_export(copy):
 
 def test_notebooks_are_clean(copy):
     run_python("from nbdev.clean import nbdev_clean; nbdev_clean()", copy)
-    changed = [p.name for p in NOTEBOOKS if p.read_bytes() != (copy / "nbs" / p.name).read_bytes()]
+    there = {p: copy / p.relative_to(ROOT) for p in NOTEBOOKS}
+    changed = [p.name for p, other in there.items() if p.read_bytes() != other.read_bytes()]
     assert not changed, f"run nbdev_clean: it would change {changed}"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+)
 def test_notebook_holds_no_output(path):
     """Outputs would bury a change in pictures; every executed copy is under runs/."""
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
@@ -167,7 +172,7 @@ def test_both_opencv_packages_agree():
 
 
 def test_papermill_command_is_ours():
-    from cyborg.launch import check_command
+    from cyborg.commands import check_command
 
     assert check_command().parent == Path(sys.executable).parent
 
@@ -187,7 +192,7 @@ def test_ruff(arguments):
 def test_light_modules_stay_light():
     """Reading a manifest or a map, or starting papermill, must not wait for torch."""
     code = (
-        "import sys, cyborg.manifest, cyborg.saliency, cyborg.launch, cyborg.runner\n"
+        "import sys, cyborg.manifest, cyborg.saliency, cyborg.commands, cyborg.study.runner\n"
         "print([name for name in ('torch', 'timm', 'plotly', 'papermill') if name in sys.modules])"
     )
     assert run_python(code, ROOT).strip() == "[]"
@@ -198,4 +203,4 @@ def test_the_reader_of_pictures_brings_neither_pandas_nor_the_package():
         "import sys, cyborg.pictures; print(sorted({'torch', 'pandas', 'scipy'} & {*sys.modules}))"
     )
     code += "; print([name for name in sys.modules if name.startswith('cyborg.')])"
-    assert run_python(code, ROOT).split("\n")[:2] == ["[]", "['cyborg.pictures']"]
+    assert run_python(code, ROOT).split("\n")[:2] == ["[]", "['cyborg.front', 'cyborg.pictures']"]

@@ -13,11 +13,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from cyborg import robustness
-from cyborg.evaluation import PredictionsError, predict, read_maps, read_predictions
+from cyborg.evaluation import predict
 from cyborg.manifest import Manifest
-from cyborg.models import Output
-from cyborg.robustness import (
+from cyborg.measure import robustness
+from cyborg.measure.robustness import (
     DEGRADATIONS,
     TRANSFORMS,
     Degraded,
@@ -37,8 +36,11 @@ from cyborg.robustness import (
     salient_region,
     sampled,
 )
+from cyborg.models import Output
+from cyborg.predictions import PredictionsError, read_maps, read_predictions
 from cyborg.saliency import cc, write_map
-from cyborg.training import run_config, train
+from cyborg.settings import run_config
+from cyborg.training import train
 
 SIZE = 32
 

@@ -15,33 +15,26 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from cyborg import training
-from cyborg.evaluation import (
-    FILES,
-    PredictionsError,
-    predict,
-    read_maps,
-    read_mean_maps,
-    read_predictions,
-)
-from cyborg.manifest import DamagedError, read_manifest
-from cyborg.measures import measured
-from cyborg.mentor import MentorConfig
-from cyborg.training import (
-    RunConfig,
-    SettingsError,
+from cyborg import runs as runs_module
+from cyborg.evaluation import predict
+from cyborg.files import DamagedError
+from cyborg.manifest import read_manifest
+from cyborg.measure.measures import measured
+from cyborg.predictions import FILES, PredictionsError, read_maps, read_mean_maps, read_predictions
+from cyborg.prepare.mentor import MentorConfig
+from cyborg.runs import (
     State,
     best_epoch,
     is_complete,
     join_run,
-    load_run,
     load_state,
     read_history,
     run_folder,
     run_sessions,
     save_epoch,
-    train,
 )
+from cyborg.settings import RunConfig, SettingsError
+from cyborg.training import load_run, train
 
 ACCURACIES = {0.5: (0.6, 0.9, 0.7, 0.9), 1.0: (0.9, 0.6, 0.7, 0.8)}  # best: the last, the first
 
@@ -311,7 +304,7 @@ def test_weights_of_an_epoch_that_never_was_are_not_taken(tmp_path, dying):
     class Stop(Exception):
         pass
 
-    original, saved = training.save_state, []
+    original, saved = runs_module.save_state, []
 
     def stopping(state, where):
         saved.append(1)
@@ -320,12 +313,12 @@ def test_weights_of_an_epoch_that_never_was_are_not_taken(tmp_path, dying):
             raise Dead
         original(state, where)
 
-    training.save_state = stopping
+    runs_module.save_state = stopping
     try:
         with pytest.raises(Dead):
             go_on(folder, record)
     finally:
-        training.save_state = original
+        runs_module.save_state = original
         dying(None)
     assert (folder / "last" / "model-epoch2.safetensors").exists()
     first = (folder / "model.safetensors").read_bytes()
@@ -341,7 +334,7 @@ def test_weights_of_an_epoch_that_never_was_are_not_taken(tmp_path, dying):
 
 
 def test_each_session_that_computed_an_epoch_is_recorded(tmp_path, monkeypatch):
-    folder, original = tmp_path / "run", training.settle
+    folder, original = tmp_path / "run", runs_module.settle
 
     def killed_after(epochs):
         def settle(state, *rest):
@@ -349,7 +342,7 @@ def test_each_session_that_computed_an_epoch_is_recorded(tmp_path, monkeypatch):
             if state.epoch == epochs:
                 raise Dead
 
-        monkeypatch.setattr(training, "settle", settle)
+        monkeypatch.setattr(runs_module, "settle", settle)
         return pytest.raises(Dead)
 
     with killed_after(0):
@@ -358,7 +351,7 @@ def test_each_session_that_computed_an_epoch_is_recorded(tmp_path, monkeypatch):
         go_on(folder, recorded())
     with killed_after(3):
         go_on(folder, recorded(precision="bf16"))
-    monkeypatch.setattr(training, "settle", original)
+    monkeypatch.setattr(runs_module, "settle", original)
     go_on(folder, recorded())
     go_on(folder, recorded(precision="bf16"))  # has nothing to do
     record = json.loads((folder / "config.json").read_text())

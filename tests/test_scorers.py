@@ -17,34 +17,38 @@ from torch import nn
 from torch.nn import functional as F
 
 from cyborg.demo import make_demo
-from cyborg.evaluation import METRICS, PARTS, PredictionsError, auc_table, read_predictions
-from cyborg.manifest import Manifest, content_hash
-from cyborg.measures import VALIDATION, measured
+from cyborg.evaluation import auc_table
+from cyborg.files import content_hash
+from cyborg.manifest import METRICS, Manifest
+from cyborg.measure.measures import VALIDATION, measured
 from cyborg.models import WeightsError
-from cyborg.scorers import (
-    DEEPFAKE_DETECTORS,
+from cyborg.others.frozen import (
     FROZEN,
-    DeepfakeDetector,
-    Preprocessing,
-    Scorer,
     check_entry,
-    deepfake_scorer,
     ensemble_table,
     fuse_into,
     fused,
-    huggingface_scorer,
-    log_odds,
     make_scorer,
-    network_input,
-    onnx_scorer,
     predicted_with,
     read_frozen,
-    run_scorer,
     score_frozen,
     score_into,
     score_manifest,
+)
+from cyborg.others.scorers import (
+    DEEPFAKE_DETECTORS,
+    DeepfakeDetector,
+    Preprocessing,
+    Scorer,
+    deepfake_scorer,
+    huggingface_scorer,
+    log_odds,
+    network_input,
+    onnx_scorer,
+    run_scorer,
     torchscript_scorer,
 )
+from cyborg.predictions import PARTS, PredictionsError, read_predictions
 
 # --- one number an image -----------------------------------------------------------------------
 
@@ -770,7 +774,8 @@ def small_run(folder, classes, **origin):
 
     from safetensors.torch import save_file
 
-    from cyborg.training import RunConfig, build_network
+    from cyborg.epoch import build_network
+    from cyborg.settings import RunConfig
 
     config = RunConfig("m.csv", arch="test_resnet", weights="none", size=64)
     folder.mkdir()

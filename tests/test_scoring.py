@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
-import cyborg.scoring as module
-from cyborg.crop import Face
 from cyborg.demo import make_demo
-from cyborg.evaluation import predict, read_predictions
-from cyborg.scoring import (
+from cyborg.evaluation import predict
+from cyborg.explore import scoring
+from cyborg.explore.scoring import (
     ScoringError,
     contact_sheet,
     find_pictures,
@@ -23,8 +22,11 @@ from cyborg.scoring import (
     score_command,
     score_files,
 )
-from cyborg.statistics import fitted_temperature
-from cyborg.training import RunConfig, load_run, train
+from cyborg.measure.errors import fitted_temperature
+from cyborg.predictions import read_predictions
+from cyborg.prepare.crop import FaceBox
+from cyborg.settings import RunConfig
+from cyborg.training import load_run, train
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_what_cannot_be_read_says_why_and_stops_nothing(made, tmp_path):
 
 def counted(monkeypatch, stop_after: int = 10**9) -> list[int]:
     """How many pictures each batch had; KeyboardInterrupt after some batches."""
-    sizes, forward = [], module._forward
+    sizes, forward = [], scoring._forward
 
     def watch(run, pixels):
         if len(sizes) >= stop_after:
@@ -131,14 +133,14 @@ def counted(monkeypatch, stop_after: int = 10**9) -> list[int]:
         sizes.append(len(pixels))
         return forward(run, pixels)
 
-    monkeypatch.setattr(module, "_forward", watch)
+    monkeypatch.setattr(scoring, "_forward", watch)
     return sizes
 
 
 def test_a_killed_command_goes_on_with_the_same_result(made, tmp_path, monkeypatch):
     demo, runs = made
-    monkeypatch.setattr(module, "CHUNK", 4)
-    monkeypatch.setattr(module.answers, "__defaults__", (None, 4))
+    monkeypatch.setattr(scoring, "AT_ONCE", 4)
+    monkeypatch.setattr(scoring.answers, "__defaults__", (None, 4))
     files, out, maps = pictures_of(demo)[:12], tmp_path / "s.csv", tmp_path / "maps"
     with monkeypatch.context() as once:
         counted(once, stop_after=2)
@@ -201,7 +203,7 @@ def test_crops_are_made_on_demand_and_said_where_there_is_no_face(made, tmp_path
     Image.fromarray(pixels[:, :50]).save(tmp_path / "b.png")
 
     def faces(picture, _):
-        return [Face(np.array([100.0, 60, 164, 124]))] if picture.shape[1] > 200 else []
+        return [FaceBox(np.array([100.0, 60, 164, 124]))] if picture.shape[1] > 200 else []
 
     found = score(runs[0], tmp_path, faces=faces)
     assert found.table["reason"].tolist() == ["", "not cropped: no face found"]

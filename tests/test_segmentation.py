@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from cyborg.manifest import Manifest, read_manifest, write_manifest
 from cyborg.models import WeightsError, load_exactly, read_state_dict
-from cyborg.saliency import human_map, read_map
-from cyborg.segmentation import (
+from cyborg.prepare.segmentation import (
     CLASS_WEIGHTS,
-    CLASSES,
+    PARSING_CLASSES,
     REGIONS,
     BiSeNet,
     FaceParser,
@@ -24,7 +23,8 @@ from cyborg.segmentation import (
     parsing_map,
     segment_manifest,
 )
-from cyborg.study import read_study, study_runs
+from cyborg.saliency import human_map, read_map
+from cyborg.study.file import read_study, study_runs
 
 UPRIGHT = np.array([[44, 50], [84, 50], [64, 74], [64, 90.0]])  # REGIONS, on 128 x 128
 
@@ -199,7 +199,7 @@ def planted(tmp_path):
     "Weights with which the network calls everything skin whose fused features are not zero."
     state = BiSeNet().state_dict()
     state["conv_out.conv_out.weight"] = torch.zeros(19, 256, 1, 1)
-    state["conv_out.conv_out.weight"][CLASSES.index("skin")] = 1
+    state["conv_out.conv_out.weight"][PARSING_CLASSES.index("skin")] = 1
     torch.save(state, tmp_path / "skin.pth")
     return tmp_path / "skin.pth"
 
@@ -230,8 +230,8 @@ def test_a_picture_without_a_face_is_refused(tmp_path):
 
 def test_a_parsed_face_is_built_as_a_human_map_is():
     labels = np.zeros((224, 224), int)
-    labels[60:160, 70:150] = CLASSES.index("skin")
-    labels[120:130, 90:130] = CLASSES.index("mouth")
+    labels[60:160, 70:150] = PARSING_CLASSES.index("skin")
+    labels[120:130, 90:130] = PARSING_CLASSES.index("mouth")
     mask = labels > 0
     np.testing.assert_allclose(parsing_map(labels), human_map(mask[None], sigma=5), atol=1e-6)
     mouth = parsing_map(labels, {"mouth": 0.3})  # one class: its weight is scaled away
@@ -241,7 +241,7 @@ def test_a_parsed_face_is_built_as_a_human_map_is():
 
 
 def test_tables_of_weights():
-    assert len(CLASSES) == 19 and len(set(CLASSES)) == 19
+    assert len(PARSING_CLASSES) == 19 and len(set(PARSING_CLASSES)) == 19
     assert class_weights("face") == CLASS_WEIGHTS["face"]
     for name in ("background", "hair", "cloth", "neck", "hat"):
         assert name not in CLASS_WEIGHTS["face"]

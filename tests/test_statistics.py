@@ -11,41 +11,41 @@ from scipy.stats import t as student
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from cyborg import statistics
-from cyborg.evaluation import SUMMARIES, auc_table
-from cyborg.saliency import agreement, unit_range
-from cyborg.statistics import (
-    agreement_comparison,
-    auc_difference,
-    auc_differences,
-    auc_interval,
-    auc_intervals,
+from cyborg.evaluation import auc_table
+from cyborg.manifest import SUMMARIES
+from cyborg.measure import bootstrap, errors, statistics
+from cyborg.measure.bootstrap import bootstrap_auc, roc_band
+from cyborg.measure.errors import (
     average_precision,
-    bootstrap_auc,
     bpcer_threshold,
     calibration,
     calibration_table,
     equal_error_rate,
     error_rates,
     fitted_temperature,
-    holm,
-    inter_annotator,
-    interval_of,
-    mean_map_agreement,
-    others_maps,
-    over_runs,
-    paired_table,
     partial_auc,
-    placements,
-    probability_of_improvement,
     reliability_curve,
-    roc_band,
-    sign_flip_p,
     source_table,
     tpr_at_fpr,
     validated_error_rates,
+)
+from cyborg.measure.measures import mean_map_agreement
+from cyborg.measure.statistics import (
+    auc_difference,
+    auc_differences,
+    auc_interval,
+    auc_intervals,
+    holm,
+    interval_of,
+    over_runs,
+    paired_table,
+    placements,
+    probability_of_improvement,
+    sign_flip_p,
     wilcoxon_p,
 )
+from cyborg.people.ceiling import agreement_comparison, inter_annotator, others_maps
+from cyborg.saliency import agreement, unit_range
 
 
 def some_scores(seed, n=60, levels=12, shift=2):
@@ -364,12 +364,10 @@ def test_bootstrap_is_the_literal_one():
 def test_weighted_auc_is_that_of_repeated_rows():
     """One replicate exactly: weights against rows repeated so often, ties and all."""
     run = run_of(5, n=12, levels=1)
-    pairs, _ = statistics._chosen_pairs(run, None)
-    strata = statistics._strata(run, np.ones(len(run), bool))
-    weights = statistics._drawn(strata, len(run), 3, np.random.default_rng(0))
-    found = statistics._weighted_aucs(
-        statistics._sorted_run(run["score"].to_numpy(), pairs), weights
-    )
+    pairs, _ = bootstrap._chosen_pairs(run, None)
+    strata = bootstrap._strata(run, np.ones(len(run), bool))
+    weights = bootstrap._drawn(strata, len(run), 3, np.random.default_rng(0))
+    found = bootstrap._weighted_aucs(bootstrap._sorted_run(run["score"].to_numpy(), pairs), weights)
     for replicate in range(3):
         again = run.iloc[np.repeat(np.arange(len(run)), weights[:, replicate].astype(int))]
         assert found[:, replicate].mean() == pytest.approx(auc_table(again)["auc"][:2].mean())
@@ -378,17 +376,17 @@ def test_weighted_auc_is_that_of_repeated_rows():
 def test_blocks_are_the_first_order_of_the_exact_replicates():
     """Subjects of many images, ties, shared cameras; then so few blocks that they share them."""
     runs = [run_of(s, n=160, levels=4) for s in range(4)]
-    exact = statistics.replicated_auc(runs, n=1500, seed=1)
+    exact = bootstrap.replicated_auc(runs, n=1500, seed=1)
     for blocks, within in ((2000, 0.06), (40, 0.25)):
-        kept = [statistics.auc_blocks(run, blocks) for run in runs]
-        linear = statistics.replicated_blocks(kept, n=1500, seed=2)
+        kept = [bootstrap.auc_blocks(run, blocks) for run in runs]
+        linear = bootstrap.replicated_blocks(kept, n=1500, seed=2)
         assert linear.sources == exact.sources
         assert linear.auc == pytest.approx(exact.auc)
         assert linear.drawn.std(axis=2) == pytest.approx(exact.drawn.std(axis=2), rel=within)
         of_runs = [np.corrcoef(x.drawn.mean(axis=1))[0, 1:] for x in (exact, linear)]
         assert of_runs[1] == pytest.approx(of_runs[0], abs=within)  # the same images are hard
         for b in (None, [2, 3]):
-            ends = [statistics.two_level(x, [0, 1], b, widen=False) for x in (exact, linear)]
+            ends = [bootstrap.two_level(x, [0, 1], b, widen=False) for x in (exact, linear)]
             spread = 4 * ends[0].se * within
             assert ends[1][2:4] == pytest.approx(ends[0][2:4], abs=spread)
             assert ends[1][4:8] == ends[0][4:8]
@@ -397,12 +395,12 @@ def test_blocks_are_the_first_order_of_the_exact_replicates():
 def test_blocks_add_up_to_delongs_variance():
     """Images that are their own subjects: the squared sums are the variance of the AUC."""
     run = run_of(3, subjects=False)
-    kept = statistics.auc_blocks(run)
+    kept = bootstrap.auc_blocks(run)
     table = auc_intervals(run).set_index("source")["se"]
     found = np.sqrt(np.square(kept.sums).sum(axis=1))
     assert found == pytest.approx([table[name] for name in kept.sources], rel=1e-5)
     with pytest.raises(ValueError, match="not all of the same images"):
-        statistics.replicated_blocks([kept, statistics.auc_blocks(run.iloc[:-1])])
+        bootstrap.replicated_blocks([kept, bootstrap.auc_blocks(run.iloc[:-1])])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -427,8 +425,8 @@ def test_corners_are_scikit_learns(seed):
 
 def test_subjects_come_together_within_their_source():
     run = run_of(6, n=24)
-    strata = statistics._strata(run, (run["source"] != "b").to_numpy())
-    weights = statistics._drawn(strata, len(run), 200, np.random.default_rng(0))
+    strata = bootstrap._strata(run, (run["source"] != "b").to_numpy())
+    weights = bootstrap._drawn(strata, len(run), 200, np.random.default_rng(0))
     assert (weights[run["source"] == "b"] == 0).all()
     for (source, subject), rows in run.groupby(["source", "subject"]).indices.items():
         if source != "b" and subject:
@@ -461,7 +459,7 @@ def test_few_seeds_are_widened_to_students_interval_of_their_mean(runs):
     "Without noise of images: the standard error of the mean times Student's over the normal tail."
     own = np.random.default_rng(runs).normal(size=runs)
     values, rng = np.repeat(own[:, None], 20_000, axis=1), np.random.default_rng(0)
-    drawn = statistics._seed_level(values, True, 0.95, rng)
+    drawn = bootstrap._seed_level(values, True, 0.95, rng)
     tails = student.isf(0.025, runs - 1) / norm.isf(0.025)
     assert drawn.std() == pytest.approx(tails * own.std(ddof=1) / np.sqrt(runs), rel=0.03)
     assert drawn.mean() == pytest.approx(own.mean(), abs=0.03)
@@ -470,7 +468,7 @@ def test_few_seeds_are_widened_to_students_interval_of_their_mean(runs):
 def test_small_memory_gives_the_same_kind_of_replicates(monkeypatch):
     a = [run_of(s) for s in range(3)]
     whole = bootstrap_auc(a, n=500)
-    monkeypatch.setattr(statistics, "WEIGHTS", 7 * len(a[0]))
+    monkeypatch.setattr(bootstrap, "WEIGHTS", 7 * len(a[0]))
     pieces = bootstrap_auc(a, n=500)
     assert pieces.estimate == whole.estimate and pieces.se == pytest.approx(whole.se, rel=0.2)
     assert np.isfinite(pieces.replicates).all()
@@ -698,7 +696,7 @@ def test_temperature_is_the_best_of_a_grid():
     labels = np.where(rng.random(300) < 0.6, logits.argmax(1), rng.integers(0, 3, 300))
     found = fitted_temperature(logits, labels)
     grid = np.geomspace(0.5, 50, 400)
-    nll = [statistics._nll(logits / value, labels) for value in grid]
+    nll = [errors._nll(logits / value, labels) for value in grid]
     assert found.temperature == pytest.approx(grid[np.argmin(nll)], rel=0.02) and not found.reason
     wrong = fitted_temperature(logits, (logits.argmax(1) + 1) % 3)
     assert wrong.temperature > 99 and wrong.reason == "at the end of the range"

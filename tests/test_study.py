@@ -27,31 +27,27 @@ import yaml
 from scipy.special import expit
 from test_training import write_faces
 
-from cyborg import measures, scorers
-from cyborg import study as module
-from cyborg.audit import read_audit
+from cyborg.data import make_loader
 from cyborg.demo import demo_plan
-from cyborg.evaluation import METRICS, read_predictions
-from cyborg.manifest import ManifestError, read_manifest
+from cyborg.epoch import make_datasets
+from cyborg.files import ManifestError
+from cyborg.manifest import METRICS, read_manifest
+from cyborg.measure import measures
+from cyborg.measure.audit import read_audit
 from cyborg.models import WeightsError, make_network
-from cyborg.runner import LOG, REPORT, Outcome, run_state
+from cyborg.others import scorers
+from cyborg.predictions import read_predictions
 from cyborg.saliency import RunningMean
-from cyborg.study import (
-    NOTEBOOK,
-    StudyError,
-    check_study,
-    collect,
-    estimate,
-    local_cluster,
-    make_study,
-    plan,
-    read_study,
-    run_study,
-    schedule,
-    study_runs,
-    summary,
-)
-from cyborg.training import make_datasets, make_loader, preset_config, train
+from cyborg.settings import preset_config
+from cyborg.study import collect as collect_module
+from cyborg.study import grid
+from cyborg.study import run as run_module
+from cyborg.study.collect import collect, summary
+from cyborg.study.file import StudyError, make_study, read_study, study_runs
+from cyborg.study.grid import check_study, estimate, plan
+from cyborg.study.run import NOTEBOOK, local_cluster, run_study, schedule
+from cyborg.study.runner import LOG, REPORT, Outcome, run_state
+from cyborg.training import train
 
 # Stands in for train.ipynb: a step a tenth of a second, its history the checkpoint it goes on from,
 # its scores made from all steps. From which step each attempt went on stands in trace.txt.
@@ -98,7 +94,7 @@ pq.write_table(table, folder / "predictions.parquet")
 
 
 def write_toy(path: Path, digest: str) -> Path:
-    from cyborg.training import SETTINGS
+    from cyborg.settings import SETTINGS
 
     names = [*SETTINGS, "preset"]
     parameters = nbformat.v4.new_code_cell("\n".join(f"{name} = None" for name in names))
@@ -457,9 +453,9 @@ def test_each_run_has_its_own_seed_and_the_baseline_is_classical(content, tmp_pa
     both = {"scenarios": ["cyborg", "classical"], "seeds": [3, 8]}
     study = make_study(content | both, runs=tmp_path)
     assert [run.config.seed for run in study_runs(study)] == [3, 8, 3, 8]
-    assert module._baseline(study) == "classical"
+    assert collect_module._baseline(study) == "classical"
     study = make_study(content | {"scenarios": ["shuffled", "cyborg"]}, runs=tmp_path)
-    assert module._baseline(study) == "shuffled"  # the first, where none is classical
+    assert collect_module._baseline(study) == "shuffled"  # the first, where none is classical
 
 
 def test_the_spread_of_a_summary_is_that_of_a_sample():
@@ -512,7 +508,11 @@ def busy_below(process: subprocess.Popen) -> list[Path]:
     if process.poll() is not None:
         return []
     children = psutil.Process(process.pid).children()
-    return [Path(child.cwd()) for child in children if "cyborg.runner" in " ".join(child.cmdline())]
+    return [
+        Path(child.cwd())
+        for child in children
+        if "cyborg.study.runner" in " ".join(child.cmdline())
+    ]
 
 
 def test_a_killed_worker_loses_nothing(content, toy, scheduler, tmp_path):
@@ -803,7 +803,7 @@ def test_a_run_ends_with_its_maker(toy, tmp_path):
     "Killed with SIGKILL, it leaves neither a child nor a kernel that would go on writing."
     settings = {"runs": str(tmp_path), "name": "run", "epochs": 600, "arch": "a", "seed": 0}
     arguments = (str(tmp_path / "run"), str(toy), settings)
-    code = f"from cyborg.runner import execute; execute(*{arguments!r})"
+    code = f"from cyborg.study.runner import execute; execute(*{arguments!r})"
     maker = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while run_state(tmp_path / "run").epoch < 2 and time.monotonic() < deadline:
@@ -818,7 +818,7 @@ def test_a_run_ends_with_its_maker(toy, tmp_path):
 
 def test_a_task_that_kills_its_workers_is_a_failure_and_not_a_wait(monkeypatch):
     "Dask gives it up after some deaths, or the local workers do not come back; either way it ends."
-    monkeypatch.setattr("cyborg.study.LOST", 3.0)
+    monkeypatch.setattr("cyborg.study.run.LOST", 3.0)
     with local_cluster(workers=1, gpus=False) as pool:
         try:
             ended = schedule(pool, {"a": (9,)}, os._exit, lambda left: None, 5)
@@ -829,7 +829,7 @@ def test_a_task_that_kills_its_workers_is_a_failure_and_not_a_wait(monkeypatch):
 
 
 def test_a_scheduler_that_cannot_be_reached(content, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("cyborg.study.TIMEOUT", "1s")
+    monkeypatch.setattr("cyborg.study.run.TIMEOUT", "1s")
     study = make_study(content, runs=tmp_path)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         with pytest.raises(StudyError, match="cannot be reached"):
@@ -838,7 +838,7 @@ def test_a_scheduler_that_cannot_be_reached(content, toy, tmp_path, monkeypatch)
 
 
 def test_one_study_is_run_by_one_process(content, toy, tmp_path):
-    from cyborg.study import _claimed
+    from cyborg.study.run import _claimed
 
     study = make_study(content, runs=tmp_path)
     with _claimed(study), pytest.raises(StudyError, match="another process is running this study"):
@@ -849,7 +849,7 @@ def test_slurm_jobs_hold_one_run_each():
     jobqueue = pytest.importorskip("dask_jobqueue")
     import dask
 
-    from cyborg.study import slurm_cluster
+    from cyborg.study.run import slurm_cluster
 
     with dask.config.set({"jobqueue.slurm.cores": 8, "jobqueue.slurm.memory": "8GB"}):
         cluster = jobqueue.SLURMCluster(worker_extra_args=["--nthreads", "1"])
@@ -882,7 +882,8 @@ def test_the_command_trains_for_real(content, faces, tmp_path):
     environment = os.environ | {"CYBORG_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
     script = tmp_path / "command.py"  # what pip makes of an entry point
     script.write_text(
-        "from cyborg.runner import study_command as main\nif __name__ == '__main__':\n    main()\n"
+        "from cyborg.commands import study_command as main\n"
+        "if __name__ == '__main__':\n    main()\n"
     )
     call = [sys.executable, str(script), str(tmp_path / "s.yaml")]
     dry = subprocess.run([*call, "--dry_run"], env=environment, capture_output=True, text=True)
@@ -1054,7 +1055,7 @@ def test_a_dry_run_writes_nothing_and_draws_no_demo(tmp_path, monkeypatch, capsy
     content = {"name": "s", "networks": ["test_resnet"], "scenarios": ["classical", "cyborg"]}
     before = tree(tmp_path)
     study = make_study(content | {"seeds": 3, "settings": {"size": 64, "device": "cpu"}})
-    module._announced(study, 1, 1, dry=True, trusted=False)
+    run_module._announced(study, 1, 1, dry=True, trusted=False)
     assert tree(tmp_path) == before
     told = capsys.readouterr().out
     n = demo_plan(2000)["split"].value_counts()
@@ -1069,45 +1070,45 @@ def test_a_dry_run_with_maps_of_another_column_writes_nothing(content, faces, tm
     content |= {"scenarios": ["classical", "segmentation"], "seeds": 1}
     study = make_study(content, runs=tmp_path / "runs")
     before = tree(faces), tree(tmp_path)
-    module._announced(study, 1, 1, dry=True, trusted=False)
+    run_module._announced(study, 1, 1, dry=True, trusted=False)
     assert (tree(faces), tree(tmp_path)) == before
-    dry = module._checked(study, False, dry=True).manifests
-    real = module._checked(study, False, dry=False).manifests
+    dry = grid.checked_study(study, False, dry=True).manifests
+    real = grid.checked_study(study, False, dry=False).manifests
     assert {p: m.digest for p, m in dry.items()} == {p: m.digest for p, m in real.items()}
 
 
 def test_files_are_checked_once_for_all_runs_of_a_study(content, tmp_path, monkeypatch):
-    from cyborg import manifest
+    from cyborg import findings
 
     calls = []
-    audit = manifest.audit
-    monkeypatch.setattr(manifest, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
+    audit = findings.audit
+    monkeypatch.setattr(findings, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
     study = make_study(content | {"seeds": 5}, runs=tmp_path)
     first = check_study(study)
     assert len(calls) == 1 and check_study(study) == first and len(calls) == 1
     check_study(study, dry=True)
     assert len(calls) == 1
-    environment = module._task(
-        study_runs(study)[0], study, NOTEBOOK, module.Cluster(None, 1, (), {})
+    environment = run_module._task(
+        study_runs(study)[0], study, NOTEBOOK, run_module.Cluster(None, 1, (), {})
     )[3]
-    monkeypatch.setenv(manifest.CHECKED, environment[manifest.CHECKED])
+    monkeypatch.setenv(findings.CHECKED, environment[findings.CHECKED])
     config = study_runs(study)[0].config
-    assert manifest.validate_run(read_manifest(config.manifest, config.root)) is not None
+    assert findings.validate_run(read_manifest(config.manifest, config.root)) is not None
     assert len(calls) == 1
 
 
 def test_a_study_that_the_disk_cannot_hold_is_refused_before_it_runs(
     content, toy, tmp_path, monkeypatch
 ):
-    from cyborg import data
+    from cyborg import cache
 
     study = make_study(content, runs=tmp_path)
-    checked = module._checked(study, False, dry=True)
+    checked = grid.checked_study(study, False, dry=True)
     monkeypatch.setattr("cyborg.data.disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
-    with pytest.raises(data.CacheError, match="no room on the disk: .* for 4 runs in .*1 MB are"):
+    with pytest.raises(cache.CacheError, match="no room on the disk: .* for 4 runs in .*1 MB are"):
         run_study(study, notebook=toy)
     assert not (tmp_path / "s" / "study.yaml").exists()
-    few, many = (module._run_needs(study, study_runs(study)[:n], checked, slots=1) for n in (1, 4))
+    few, many = (grid._run_needs(study, study_runs(study)[:n], checked, slots=1) for n in (1, 4))
     weights = checked.sizes[study_runs(study)[0].config.name].weights
     assert many - few > 3 * 3 * weights  # best, last and its momentum, of three more runs
 
@@ -1117,13 +1118,13 @@ def test_images_of_two_manifests_are_counted_once(content, faces, tmp_path):
     half = {"manifest": str(faces / "half.csv"), "root": str(faces)}
     content |= {"data": {"faces": place, "half": half}, "scenarios": ["classical"], "seeds": 2}
     study = make_study(content, runs=tmp_path)
-    (squares,) = module._squares(study_runs(study), module._checked(study, False, dry=True))
+    (squares,) = grid._squares(study_runs(study), grid.checked_study(study, False, dry=True))
     table = read_manifest(place["manifest"]).table
     assert squares.images == (table["split"] != "test").sum()
 
 
 def test_an_audit_that_was_killed_goes_on_where_it_was(content, tmp_path, monkeypatch):
-    from cyborg import audit
+    from cyborg.measure import audit
 
     study = make_study(content, runs=tmp_path)
     monkeypatch.setattr(audit, "_PART", 5)
@@ -1137,10 +1138,10 @@ def test_an_audit_that_was_killed_goes_on_where_it_was(content, tmp_path, monkey
 
     monkeypatch.setattr(audit, "_record", killed)
     with pytest.raises(KeyboardInterrupt):
-        module.audit_data(study, lambda _: None)
+        collect_module.audit_data(study, lambda _: None)
     again = []
     monkeypatch.setattr(audit, "_record", lambda path, size: again.append(path) or read(path, size))
-    (folder,) = module.audit_data(study, lambda _: None)
+    (folder,) = collect_module.audit_data(study, lambda _: None)
     n = len(read_manifest(next(iter(content["data"].values()))["manifest"]))
     assert len(again) == n - 10  # two parts of five were kept
     assert not (folder / "read").exists() and len(read_audit(folder).distances)

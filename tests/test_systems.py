@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from test_training import settings, write_faces
 
-from cyborg.training import preset_config, train
+from cyborg.settings import preset_config
+from cyborg.training import train
 
 SMALL = {"arch": "test_resnet", "weights": "none", "size": 64, "device": "cpu"}
 SMALL |= {"batch_size": 8, "epochs": 6, "lr": 0.003, "flip": 0.0}

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from test_training import write_faces
 
-from cyborg.evaluation import read_predictions
-from cyborg.training import SETTINGS, load_run
+from cyborg.predictions import read_predictions
+from cyborg.settings import SETTINGS
+from cyborg.training import load_run
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
 PAPERMILL = Path(sysconfig.get_path("scripts")) / "papermill"
@@ -153,7 +154,7 @@ def test_parameter_cell_mirrors_the_settings():
     "A default in the notebook is the one of `RunConfig`, or None where the preset decides."
     import dataclasses
 
-    from cyborg.training import PRESETS, RunConfig
+    from cyborg.settings import PRESETS, RunConfig
 
     (cell,) = (
         c

@@ -20,30 +20,20 @@ from accelerate import Accelerator
 from literal_training import literal_run, write_images
 from PIL import Image
 
-from cyborg import data, training
-from cyborg.data import TRAINING_MAPS, Batch, CacheError
-from cyborg.manifest import Manifest, ManifestError, read_manifest
+import cyborg
+from cyborg import cache, epoch, trial
+from cyborg import runs as runs_module
+from cyborg.cache import CacheError
+from cyborg.data import TRAINING_MAPS, Batch
+from cyborg.epoch import DivergedError, choose_precision, make_datasets, run_epoch
+from cyborg.files import ManifestError
+from cyborg.manifest import Manifest, read_manifest
 from cyborg.models import NetworkError, make_network
+from cyborg.runs import new_state
 from cyborg.saliency import RunningMean, read_map, resize_map, unit_range, write_map
-from cyborg.training import (
-    PRESETS,
-    SETTINGS,
-    DivergedError,
-    RunConfig,
-    SettingsError,
-    check_room,
-    check_run,
-    check_settings,
-    check_step,
-    choose_precision,
-    load_run,
-    make_datasets,
-    new_state,
-    preset_config,
-    run_config,
-    run_epoch,
-    train,
-)
+from cyborg.settings import PRESETS, SETTINGS, RunConfig, SettingsError, preset_config, run_config
+from cyborg.training import load_run, train
+from cyborg.trial import check_room, check_run, check_settings, check_step
 
 COLUMNS = ["image", "label", "source", "split", "map", "subject"]
 
@@ -216,7 +206,7 @@ def test_folder_in_use_is_refused(faces, tmp_path):
     config = run_config(settings(faces, tmp_path))
     config.folder.mkdir()
     with (
-        training.FileLock(config.folder / ".lock"),
+        runs_module.FileLock(config.folder / ".lock"),
         pytest.raises(FileExistsError, match="another process"),
     ):
         train(config)
@@ -226,7 +216,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_words(faces, tmp_path, monkeyp
     config = run_config(settings(faces, tmp_path, arch="test_resnet", quirks="unguarded"))
     with pytest.raises(SettingsError, match="4 training images have no map"):
         train(config)
-    monkeypatch.setattr(training, "check_maps", lambda *_: None)
+    monkeypatch.setattr(trial, "check_maps", lambda *_: None)
     with pytest.raises(DivergedError, match=r"train loss is nan .*quirk unguarded"):
         train(config)  # every third image has no map, which counts as a flat one
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -248,15 +238,15 @@ def test_code_that_goes_on_with_a_run_is_noted(faces, tmp_path, monkeypatch):
 
     config = run_config(settings(faces, tmp_path, epochs=2))
     for code, callbacks in (("a", [stop]), ("b", []), ("c", [])):
-        monkeypatch.setattr(training, "code_digest", lambda code=code: code)
+        monkeypatch.setattr(runs_module, "code_digest", lambda code=code: code)
         with suppress(KeyboardInterrupt):
             train(config, callbacks)
     record = json.loads((config.folder / "config.json").read_text())
-    assert training.run_codes(record) == ["a", "b"]  # c found the run finished
+    assert runs_module.run_codes(record) == ["a", "b"]  # c found the run finished
 
 
 def test_the_code_of_a_run_is_what_it_consists_of():
-    names = {path.stem for path in training.run_modules()}
+    names = {path.stem for path in runs_module.run_modules()}
     assert {"training", "loss", "saliency", "evaluation", "robustness"} < names
     assert not names & {"report", "widgets", "study", "annotation_server"}
 
@@ -279,13 +269,13 @@ def test_paired_scenarios_start_from_the_same_weights_and_see_the_same_batches(f
 
         return wrapper
 
-    original = training.cyborg_loss
+    original = epoch.cyborg_loss
     for name, alpha in (("classical", 1.0), ("cyborg", 0.5)):
-        training.cyborg_loss = recording(original, name)
+        epoch.cyborg_loss = recording(original, name)
         try:
             train(run_config(settings(faces, tmp_path, name=name, alpha=alpha, epochs=1)))
         finally:
-            training.cyborg_loss = original
+            epoch.cyborg_loss = original
     assert torch.equal(seen["classical"][0][0], seen["cyborg"][0][0])
     for (_, a), (_, b) in zip(seen["classical"], seen["cyborg"], strict=True):
         assert torch.equal(a, b)
@@ -368,7 +358,7 @@ def in_two_processes(*words: str, folder: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    places = [str(Path(training.__file__).parents[1]), str(Path(__file__).parent)]
+    places = [str(Path(cyborg.__file__).parents[1]), str(Path(__file__).parent)]
     common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     pair = [
         subprocess.Popen(
@@ -580,7 +570,7 @@ def test_a_network_without_second_derivative_trains_by_the_kernel_that_has_one(m
     check_step(network, config)
     for name, tensor in network.state_dict().items():  # the step was a copy's
         assert torch.equal(tensor, before[name])
-    monkeypatch.setattr(training, "differentiable_twice", nullcontext)
+    monkeypatch.setattr(trial, "differentiable_twice", nullcontext)
     message = "mobilevit_xxs cannot make a training step of 2 images with guidance rrr.*derivative"
     with pytest.raises(SettingsError, match=message):
         check_step(network, config)
@@ -633,12 +623,12 @@ def test_a_disk_too_small_for_cache_and_run_is_told_before_the_folder_is_made(
         free: int
 
     config = run_config(settings(faces, tmp_path, arch="test_resnet", size=44))
-    monkeypatch.setattr(data, "disk_usage", lambda _: Usage(6_000_000))
+    monkeypatch.setattr(cache, "disk_usage", lambda _: Usage(6_000_000))
     message = r"0\.1 MB for decoded images in .*and [6-9]\.\d MB for the run in .*; 6 MB are free"
     with pytest.raises(CacheError, match=message):
         train(config)
     assert not config.folder.exists()
-    monkeypatch.setattr(data, "disk_usage", lambda _: Usage(20_000_000))
+    monkeypatch.setattr(cache, "disk_usage", lambda _: Usage(20_000_000))
     manifest, network, _ = check_run(config)
     assert "for the run" in check_room(config, manifest, network)
 
@@ -671,19 +661,20 @@ def test_a_run_keeps_the_mean_human_map_whatever_it_was_trained_on(own, faces, t
 def test_training_takes_a_fresh_stamp_of_its_images_and_looks_itself_without_one(
     tmp_path, monkeypatch
 ):
-    from cyborg import manifest as module
+    from cyborg import findings
+    from cyborg import manifest as manifest_module
 
     write_faces(tmp_path)
     given = {"manifest": str(tmp_path / "manifest.csv"), "root": str(tmp_path), "size": 64}
     config, calls = preset_config("quick", given | {"arch": "test_resnet"}), []
-    images = module.read_manifest(config.manifest, config.root)
+    images = manifest_module.read_manifest(config.manifest, config.root)
     for _ in range(2):  # the first makes a folder beside the images
-        module.validate_once(images, tmp_path / "checked")
-    audit = module.audit
-    monkeypatch.setattr(module, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
+        findings.validate_once(images, tmp_path / "checked")
+    audit = findings.audit
+    monkeypatch.setattr(findings, "audit", lambda *a, **k: calls.append(1) or audit(*a, **k))
     looked = check_run(config).warnings
     assert calls == [1]
-    monkeypatch.setenv(module.CHECKED, str(tmp_path / "checked"))
+    monkeypatch.setenv(findings.CHECKED, str(tmp_path / "checked"))
     assert check_run(config).warnings == looked and calls == [1]
     (tmp_path / "new.png").touch()
     assert check_run(config).warnings == looked and calls == [1, 1]

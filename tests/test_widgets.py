@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 import cyborg
-from cyborg.annotation import MAX_POINTS, MAX_STROKES
 from cyborg.demo import make_demo
-from cyborg.widgets import Annotator, Brush, show_picture
+from cyborg.marks import MAX_POINTS, MAX_STROKES
+from cyborg.people.brush import Annotator, Brush, show_picture
 
 
 def dab(x=20.0):

@@ -13,9 +13,9 @@ from fastcore.script import call_parse
 
 from cyborg.cam import model_saliency
 from cyborg.data import ImageDataset
-from cyborg.evaluation import read_predictions
-from cyborg.figures import sample_grid, sample_rows, sample_titles
 from cyborg.manifest import Manifest, read_manifest
+from cyborg.overlays import sample_grid, sample_rows, sample_titles
+from cyborg.predictions import read_predictions
 from cyborg.training import load_run
 
 SOURCES = ("studio", "street", "iris (seen)", "glint", "teeth", "nose", "ear")

@@ -12,9 +12,10 @@ from fastcore.script import call_parse
 
 from cyborg.demo import make_demo
 from cyborg.evaluation import predict
-from cyborg.manifest import runs_root
-from cyborg.study import run_results
-from cyborg.training import load_run, preset_config, train
+from cyborg.files import runs_root
+from cyborg.measure.compare import run_results
+from cyborg.settings import preset_config
+from cyborg.training import load_run, train
 
 SCENARIOS = {
     "classical": {"alpha": 1.0},

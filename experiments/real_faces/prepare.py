@@ -18,18 +18,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from cyborg.manifest import (
-    Manifest,
-    atomic_path,
-    data_root,
-    group_split,
-    read_manifest,
-    validate,
-    write_manifest,
-)
+from cyborg.files import atomic_path, data_root
+from cyborg.findings import validate
+from cyborg.manifest import Manifest, group_split, read_manifest, write_manifest
 from cyborg.pictures import read_picture
+from cyborg.prepare.segmentation import REGIONS, face_ellipse, face_regions, face_scale
 from cyborg.saliency import fixation_map, region_map, unit_range, write_map
-from cyborg.segmentation import REGIONS, ellipse, face_regions, face_scale
 
 # --- what is trained on, tested on and compared with what -------------------------------------
 
@@ -221,7 +215,9 @@ def outer_features(
     points = landmarks(row, BOX_SIDE)
     middle = (points["left_eye"] + points["right_eye"]) / 4 + points["mouth"] / 2
     around = np.full((BOX_SIDE, BOX_SIDE), 255, np.uint8)
-    around[ellipse(middle, (1.15 * face_scale(points),) * 2, np.array([1.0, 0.0]), BOX_SIDE)] = 0
+    around[
+        face_ellipse(middle, (1.15 * face_scale(points),) * 2, np.array([1.0, 0.0]), BOX_SIDE)
+    ] = 0
     grey = np.asarray(Image.fromarray(read_picture(folder / row.path)).convert("L"))
     keys, descriptors = cv2.ORB_create(400, fastThreshold=10).detectAndCompute(grey, around)
     if descriptors is None:

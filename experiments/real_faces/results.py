@@ -11,11 +11,14 @@ from pathlib import Path
 import pandas as pd
 from fastcore.script import call_parse, store_true
 
-from cyborg.audit import trait_scores
-from cyborg.evaluation import auc_table, read_predictions
+from cyborg.evaluation import auc_table
 from cyborg.manifest import Manifest, read_manifest
-from cyborg.statistics import bootstrap_auc, holm, over_runs, paired_table
-from cyborg.study import plan, read_study
+from cyborg.measure.audit import trait_scores
+from cyborg.measure.bootstrap import bootstrap_auc
+from cyborg.measure.statistics import holm, over_runs, paired_table
+from cyborg.predictions import read_predictions
+from cyborg.study.file import read_study
+from cyborg.study.grid import plan
 
 STUDY = Path(__file__).with_name("study.yaml")
 PRIMARY = [("cyborg", "classical"), ("cyborg", "inverted")]  # a - b, Holm over these

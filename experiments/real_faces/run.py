@@ -21,7 +21,8 @@ import pandas as pd
 from fastcore.script import call_parse
 from tqdm.auto import tqdm
 
-from cyborg.manifest import atomic_path, data_root, read_manifest, runs_root, usable_cores
+from cyborg.files import atomic_path, data_root, runs_root, usable_cores
+from cyborg.manifest import read_manifest
 from cyborg.saliency import CONTROL_KINDS
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "nbs" / "train.ipynb"
@@ -191,10 +192,10 @@ def execute_all(
 
 
 def run_measures(
-    predictions: pd.DataFrame,  # of `cyborg.evaluation.read_predictions`
+    predictions: pd.DataFrame,  # of `cyborg.predictions.read_predictions`
 ) -> pd.DataFrame:  # measure, value
     "AUC by source, its means over unseen and seen generators, and agreement with the maps (CC)."
-    from cyborg.evaluation import auc_table  # brings torch
+    from cyborg.evaluation import auc_table
 
     test = predictions[predictions.split == "test"]
     exposure = test[test.exposure != ""].groupby("source").exposure.first()
@@ -216,7 +217,7 @@ def collect(
     runs: Path,  # parent of the run folders
 ) -> pd.DataFrame:  # set, arch, scenario, seed, code, measure, value
     "The measures of every finished run in a folder; `code` tells versions of this package apart."
-    from cyborg.evaluation import read_predictions  # brings torch
+    from cyborg.predictions import read_predictions
 
     tables = []
     for folder in sorted(runs.iterdir()) if runs.is_dir() else ():

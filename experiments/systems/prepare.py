@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cyborg.crop import CenterFace
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest, write_manifest
-from cyborg.map_sources import map_manifest, teacher_maps
-from cyborg.mentor import MentorConfig, train_autoencoder
-from cyborg.segmentation import landmark_map, segment_manifest
-from cyborg.training import preset_config, train
+from cyborg.prepare.crop import CenterFace
+from cyborg.prepare.mentor import MentorConfig, train_autoencoder
+from cyborg.prepare.segmentation import landmark_map, segment_manifest
+from cyborg.prepare.sources import map_manifest, teacher_maps
+from cyborg.settings import preset_config
+from cyborg.training import train
 
 NETWORK = {"arch": "test_resnet", "weights": "none", "size": 160}
 MASKS = {"masks": 16, "cells": 5}  # of RISE; thousands as published, which is hours here

@@ -1,0 +1,5 @@
+"""Systems of other people."""
+
+from cyborg.front import of_wing
+
+__getattr__ = of_wing(__name__, "released", "attention", "cnndetection", "scorers", "frozen")
