@@ -35,8 +35,9 @@ def press_everything(page):
     page.wait_for_function("document.querySelector('.js-plotly-plot')?.data?.length > 0")
     plot = page.locator(".js-plotly-plot").first
     plot.scroll_into_view_if_needed()
+    drawn = page.locator("figure").count()
     page.mouse.click(*plot.evaluate(POINT))
-    page.wait_for_function("document.querySelectorAll('figure').length > 5 + 6 * 5")
+    page.wait_for_function("n => document.querySelectorAll('figure').length === n + 5", arg=drawn)
     assert page.locator('figure:has-text("annotator")').count() >= 7  # each image, and the clicked
     last = "[...document.querySelectorAll('figcaption')].at(-1).innerText"
     told = page.evaluate(last)

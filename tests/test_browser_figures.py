@@ -12,8 +12,9 @@ from test_report import make_tables
 from cyborg.figures import figure_script
 from cyborg.overlays import map_grid, sample_grid
 from cyborg.report.differences import difference_figure
+from cyborg.report.limits import reliability_figure
 from cyborg.report.page import Page, page_html
-from cyborg.report.panels import agreement_figure, reliability_figure, roc_panels
+from cyborg.report.panels import agreement_figure, roc_panels
 from cyborg.report.tables import main_table
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")

@@ -16,7 +16,7 @@ from cyborg.manifest import Manifest
 from cyborg.measure.audit import StudyAudit, write_audit
 from cyborg.measure.statistics import auc_interval
 from cyborg.others.frozen import FROZEN, fuse_into, write_scores
-from cyborg.report import differences, frozen
+from cyborg.report import differences, frozen, limits
 from cyborg.report import page as page_module
 from cyborg.report import panels as panels_module
 from cyborg.report import tables as tables_module
@@ -27,16 +27,21 @@ from cyborg.report.frozen import (
     frozen_roc_by_generator,
     frozen_table,
 )
+from cyborg.report.limits import (
+    findings_table,
+    reliability_figure,
+    robustness_figure,
+    run_tables,
+    salience_table,
+)
 from cyborg.report.page import Page, page_html, write_page
 from cyborg.report.panels import (
     accuracy_figure,
     agreement_figure,
     annotator_table,
     mean_map_figure,
-    reliability_figure,
     roc_by_generator,
     roc_panels,
-    run_tables,
     training_agreement_table,
 )
 from cyborg.report.tables import (
@@ -243,9 +248,7 @@ def test_a_part_that_cannot_be_made_says_why(tables):
     text = page.add(
         "robust",
         "Robustness",
-        lambda: panels_module.robustness_figure(
-            tables, "resnet50", run_tables(tables, "robustness.csv")
-        ),
+        lambda: robustness_figure(tables, "resnet50", run_tables(tables, "robustness.csv")),
     )
     assert text.startswith("Not shown: no run was asked for robustness")
     assert "Not shown" in page_html(page)
@@ -471,9 +474,7 @@ def test_robustness_states_its_own_images_and_levels(tmp_path):
     for name in ("resnet50-cyborg-0", "xception-classical-1"):
         (tmp_path / name).mkdir()
         table.to_csv(tmp_path / name / "robustness.csv", index=False)
-    figure = panels_module.robustness_figure(
-        tables, "resnet50", run_tables(tables, "robustness.csv")
-    )
+    figure = robustness_figure(tables, "resnet50", run_tables(tables, "robustness.csv"))
     wanted = "1 run (1 seed), 40 synthetic and 10 authentic test images each (60 in Table 1)"
     assert wanted in note_of(figure)
     assert figure.layout.xaxis.ticktext == ("none", "0.5", "1.5")
@@ -483,7 +484,7 @@ def test_robustness_states_its_own_images_and_levels(tmp_path):
     part = run_tables(tables, "robustness.csv", network="xception")
     assert part["network"].unique() == ["xception"]
     with pytest.raises(ReportError, match="robustness.csv of a run has no column level"):
-        panels_module.robustness_figure(tables, "resnet50", part.drop(columns="level"))
+        robustness_figure(tables, "resnet50", part.drop(columns="level"))
 
 
 def test_errors_at_a_threshold_are_not_ranked_and_come_with_their_bpcer(tables):
@@ -659,13 +660,13 @@ def test_a_damaged_file_is_named_and_the_report_goes_on(tmp_path):
         figure = page.add(f"maps_{name}", "Maps", lambda: mean_map_figure(tables, "resnet50"))
         assert "5 runs (3 seeds), 2 test images each" in note_of(figure)
         assert "Left out: resnet50-cyborg-1/mean_maps.npz cannot be used" in note_of(figure)
-    assert not isinstance(page.add("s", "S", lambda: panels_module.salience_table(tables)), str)
+    assert not isinstance(page.add("s", "S", lambda: salience_table(tables)), str)
     whole = (folder / "salience.npz").read_bytes()
     (folder / "salience.npz").write_bytes(whole[: len(whole) // 2])
-    text = page.add("salience", "Salience", lambda: panels_module.salience_table(tables))
+    text = page.add("salience", "Salience", lambda: salience_table(tables))
     assert "Not shown: resnet50-cyborg-1/salience.npz cannot be used" in text
     np.savez(folder / "salience.npz", **maps | {"image": np.array(["a", "c"])})
-    text = page.add("unlike", "Salience", lambda: panels_module.salience_table(tables))
+    text = page.add("unlike", "Salience", lambda: salience_table(tables))
     assert "resnet50-cyborg-1/salience.npz" in text and "not measured on the same images" in text
     (folder / "robustness.csv").write_text("")
     make = lambda: run_tables(tables, "robustness.csv", network="resnet50")  # noqa: E731
@@ -704,7 +705,7 @@ def test_runs_that_were_left_out_are_not_drawn(tmp_path):
     names = {t.name for t in mean_map_figure(tables, "resnet50").data if isinstance(t, go.Heatmap)}
     assert "cyborg seed 1" in names and "cyborg seed 2" not in names
     assert len(run_tables(tables, "robustness.csv")) == 8
-    assert panels_module._stabilities(tables)["n"].tolist() == [3, 2, 3]
+    assert limits._stabilities(tables)["n"].tolist() == [3, 2, 3]
     text = grid_table(tables).text
     assert text.loc[("resnet50", "cyborg"), "finished, but not read"] == "1"
 
@@ -712,15 +713,15 @@ def test_runs_that_were_left_out_are_not_drawn(tmp_path):
 def test_findings_of_the_audit_are_listed(tmp_path):
     tables = make_tables(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no audit"):
-        panels_module.findings_table(tables)
+        findings_table(tables)
     text = "equal bytes: 2 files are in two splits: a.png, b.png"
     found = Finding("equal bytes", False, 2, ("a.png",), text)
     frame = pd.DataFrame({"seen": [True], "reason": ["none"]})
     audit = StudyAudit(frame, frame, frame, frame, [found])
     write_audit(audit, tmp_path / "audit" / "faces")
-    assert panels_module.findings_table(tables).to_numpy().tolist() == [["faces", 2, text]]
+    assert findings_table(tables).to_numpy().tolist() == [["faces", 2, text]]
     write_audit(audit._replace(findings=[]), tmp_path / "audit" / "faces")
-    assert panels_module.findings_table(tables)["finding"].tolist() == ["nothing was found"]
+    assert findings_table(tables)["finding"].tolist() == ["nothing was found"]
 
 
 def test_long_notes_wrap_so_that_no_column_is_out_of_sight(tables):
