@@ -8,17 +8,18 @@ __all__ = ['demo_plan', 'make_demo']
 # %% ../nbs/lib/07_demo.ipynb #c7e531b0
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .files import atomic_path, data_root, require_bool, usable_cores
@@ -380,21 +381,49 @@ def _write_share(folder, n, size, seed, share):
     ]
 
 # %% ../nbs/lib/07_demo.ipynb #70af1774
-def _work(knobs, *task):
-    "Draw a share in another process; whoever turned a knob after the import means that one, too."
-    globals().update(knobs)
+def _work():
+    "The life of a worker: a task on standard input, a line a share on standard output."
+    task = json.loads(sys.stdin.readline())
+    globals().update(task["knobs"])  # whoever turned a knob after the import means the workers too
     cv2.setNumThreads(1)
-    return _write_share(*task)
+    for share in range(task["first"], task["shares"], task["workers"]):
+        done = _write_share(Path(task["folder"]), task["n"], task["size"], task["seed"], share)
+        print(json.dumps(done), flush=True)
+
+
+def _answers(
+    worker,  # a process
+) -> list:
+    "The next share of a worker."
+    line = worker.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a worker that draws faces ended early, status {worker.wait()}")
+    return json.loads(line)
 
 # %% ../nbs/lib/07_demo.ipynb #71ccec30
 def _shares(folder, n, size, seed, workers) -> Iterator[list]:
     "Write all images; yield each share as it is done, in order."
-    tasks = [(folder, n, size, seed, share) for share in range(-(-n // 20))]
+    count = -(-n // 20)
     if workers == 1:
-        yield from (_write_share(*task) for task in tasks)
-    else:
-        parallel, knobs = Parallel(n_jobs=workers, return_as="generator"), _knobs()
-        yield from parallel(delayed(_work)(knobs, *task) for task in tasks)
+        yield from (_write_share(folder, n, size, seed, share) for share in range(count))
+        return
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from cyborg.demo import _work; _work()"
+    task = dict(folder=str(folder), n=n, size=size, seed=seed, knobs=_knobs())
+    with ExitStack() as stack:
+        helpers = []
+        for first in range(workers):
+            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            helpers.append(
+                stack.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes))
+            )
+            stack.callback(helpers[-1].kill)
+            print(
+                json.dumps(task | dict(first=first, shares=count, workers=workers)),
+                file=helpers[-1].stdin,
+                flush=True,
+            )
+        for share in range(count):
+            yield _answers(helpers[share % workers])
 
 # %% ../nbs/lib/07_demo.ipynb #70fab36e
 def _write_demo(folder, n, size, seed, workers):
