@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PATH_FAULTS', 'UNREADABLE', 'AT_ONCE', 'ManifestError', 'path_fault', 'safe_path', 'name_fault', 'require_bool',
            'sweep_parts', 'atomic_path', 'DamagedError', 'read_json', 'content_hash', 'code_of', 'reading', 'data_root',
-           'runs_root', 'usable_cores', 'did_you_mean', 'Finding', 'over_files', 'Ledger', 'stamp_text', 'row_stamp',
-           'resume']
+           'runs_root', 'usable_cores', 'did_you_mean', 'Finding', 'over_files', 'file_stamp', 'kept', 'Ledger',
+           'row_stamp', 'resume']
 
 # %% ../nbs/lib/00_files.ipynb #2813c86d
 import ast
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -372,6 +373,55 @@ def over_files(
             bar.update(len(part))
     return results
 
+# %% ../nbs/lib/00_files.ipynb #fbeb5029
+def file_stamp(
+    *paths: str | Path,  # files or folders that need not exist
+) -> list[list[int] | None]:  # of each its time in ns and its size; None where there is none
+    "What changes when a file does, as JSON has it."
+    stamps = []
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116  of hundreds of thousands
+        except (OSError, ValueError):
+            stamps.append(None)
+        else:
+            stamps.append([status.st_mtime_ns, status.st_size])
+    return stamps
+
+# %% ../nbs/lib/00_files.ipynb #be57bdf7
+def _packed(value: Any) -> np.ndarray:
+    "A table as the bytes of a Parquet file, anything else as an array."
+    if not hasattr(value, "to_parquet"):
+        return np.asarray(value)
+    value.to_parquet(sink := io.BytesIO(), index=False)
+    return np.frombuffer(sink.getvalue(), np.uint8)
+
+
+def _unpacked(array: np.ndarray) -> Any:
+    "What `_packed` was given."
+    if array.dtype == np.uint8:
+        import pandas as pd
+
+        return pd.read_parquet(io.BytesIO(array.tobytes()))
+    return array if array.ndim else str(array)
+
+
+def kept(
+    path: str | Path,  # .npz, written where it does not hold the same
+    stamp: Mapping[str, Any],  # of all that decides, as JSON
+    make: Callable[[], dict[str, Any]],  # tables, arrays (none of uint8) and texts, by name
+) -> dict[str, Any]:  # what `make` returns
+    "What was made before from the same, or what is made now."
+    path, note = Path(path), json.dumps(stamp, sort_keys=True)
+    with suppress(*UNREADABLE), np.load(path, allow_pickle=False) as file:
+        if str(file["stamp"]) == note:
+            return {name: _unpacked(file[name]) for name in file.files if name != "stamp"}
+    made = make()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        packed = {name: _packed(value) for name, value in made.items()}
+        np.savez_compressed(file, stamp=note, **packed)
+    return made
+
 # %% ../nbs/lib/00_files.ipynb #d77dd8eb
 def _open_results(path: Path) -> sqlite3.Connection:
     "Open a file of results; ValueError with the path where it is another kind of file."
@@ -455,21 +505,6 @@ def largest(
 AT_ONCE = 64  # results between two entries: so many at most are worked out again after a kill
 
 
-def stamp_text(
-    *paths: Path,  # files that need not exist
-) -> str:
-    "Size and time of files: what changes when they do."
-    stamps = []
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            stamps.append("none")
-        else:
-            stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
-    return "|".join(stamps)
-
-
 def row_stamp(
     row: Mapping[str, Any],  # of a manifest
     columns: Iterable[str] | None = None,  # those that count; None: all
@@ -483,7 +518,7 @@ def resume(
     names: Iterable[str],  # of the results, none twice; may be a stream
     work: Callable[[str], Mapping],  # name -> record, in a thread
     ledger: Ledger,
-    stamp: Callable[[str], str] = lambda name: "",  # what a record depends on besides the settings
+    stamp: Callable[[str], Any] = lambda name: "",  # what else a record depends on, as JSON
     title: str = "results",  # of the progress bar
     threads: int | None = None,  # None: one a usable core
     lost: Callable[[str, Mapping], bool] = lambda *_: False,  # what a record tells of is gone

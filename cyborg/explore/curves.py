@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RunExplorer']
 
-# %% ../../nbs/lib/explore/04_curves.ipynb #67a7ece8
+# %% ../../nbs/lib/explore/04_curves.ipynb #54a5a0b1
 import html
 import time
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ from cyborg.figures import (
     roc_by_source,
     training_curves,
 )
+from ..files import file_stamp
 from ..measure.bootstrap import roc_band
-from ..measure.measures import file_stamp
 from ..predictions import read_predictions
 from ..widgets import FigureHost
 
@@ -305,14 +305,14 @@ def _offer_sources(
 @patch
 def _stamps(
     self: RunExplorer,
-) -> dict:
+) -> list:
     "What changes when a run begins, writes an epoch or is evaluated."
     files = ("config.json", "history.csv", "outcome.json", "predictions.parquet")
     try:
         paths = [path for name in files for path in sorted(self.folder.glob(f"*/{name}"))]
         return file_stamp(*paths)
     except FileNotFoundError:  # taken away in this moment
-        return {}
+        return []
 
 
 @patch

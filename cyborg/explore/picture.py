@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageExplorer']
 
-# %% ../../nbs/lib/explore/03_picture.ipynb #577e5362
+# %% ../../nbs/lib/explore/03_picture.ipynb #d58dc4c2
 import html
 import tempfile
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ from ..evaluation import class_scores
 from .maps import alert, control_row
 from .tiles import face, map_picture, row_of, tile
 from .views import ExploreError, RunView, find_runs, made_with
+from ..files import file_stamp
 from ..manifest import Manifest, read_manifest
-from ..measure.measures import file_stamp
 from ..measure.robustness import guided_degradation, salient_region
 from ..models import Network, Output
 from ..pictures import read_picture
@@ -278,7 +278,7 @@ def _loaded(
     run: RunView,
 ) -> Network:
     "The network of a run, read again where its weights have changed."
-    key = file_stamp(run.folder / "model.safetensors") | {"folder": str(run.folder)}
+    key = file_stamp(run.folder / "model.safetensors"), run.folder
     if key != self._network[0]:  # one at a time: networks are large
         try:
             self._network = key, load_run(run.folder).network

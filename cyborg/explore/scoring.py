@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ScoringError', 'find_pictures', 'open_run', 'answers', 'score', 'score_files', 'score_command']
 
-# %% ../../nbs/lib/explore/06_scoring.ipynb #669dc156
+# %% ../../nbs/lib/explore/06_scoring.ipynb #c6c15321
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ from cyborg.files import (
     Ledger,
     ManifestError,
     atomic_path,
+    file_stamp,
     safe_path,
-    stamp_text,
     usable_cores,
 )
 from ..manifest import IMAGE_SUFFIXES, manifest_root, read_table
@@ -378,7 +378,7 @@ def _todo(
         known = ledger.known(chunk)
         for file in chunk:
             entry = known.get(file)
-            fits = entry is not None and entry["stamp"] == stamp_text(Path(file))
+            fits = entry is not None and entry["stamp"] == file_stamp(file)
             drawn = maps[file] is None or maps[file].is_file()
             if not fits or not (drawn or entry["record"]["reason"]):
                 yield file
@@ -427,7 +427,7 @@ def score_files(
         while part := list(islice(found, AT_ONCE)):
             entries = {
                 file: {
-                    "stamp": stamp_text(Path(file)),
+                    "stamp": file_stamp(file),
                     "record": _record(opened, answer, places[file]),
                 }
                 for file, answer in part

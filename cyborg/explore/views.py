@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ExploreError']
 
-# %% ../../nbs/lib/explore/00_views.ipynb #c49d4fb0
+# %% ../../nbs/lib/explore/00_views.ipynb #5e997702
 import hashlib
 import warnings
 from collections import Counter
@@ -20,9 +20,10 @@ from fastcore.basics import patch
 from sklearn.metrics import auc
 
 from ..evaluation import comparisons, roc_points
+from ..files import file_stamp, kept
 from ..manifest import METRICS, data_name, manifest_root
 from ..measure.bootstrap import rates_at
-from ..measure.measures import file_stamp, kept, measures_digest, training_maps_file
+from ..measure.measures import measures_digest, training_maps_file
 from ..measure.statistics import auc_intervals
 from ..others.frozen import predicted_with
 from ..predictions import MeanMaps, read_maps, read_mean_maps, read_predictions
@@ -86,7 +87,7 @@ class RunView:
 
 def files_stamp(
     folder: Path,  # of a run
-) -> dict:
+) -> list:
     "What changes when a run is trained or evaluated anew."
     return file_stamp(folder / "config.json", folder / "predictions.parquet")
 
@@ -160,7 +161,10 @@ def results(
 ) -> Results:
     "AUC and ROC of a finished run; made once, then read from the run folder."
     if "_results" not in self.__dict__:
-        make, stamp = lambda: _results(self)._asdict(), self.stamp | {"code": measures_digest()}
+        make, stamp = (
+            lambda: _results(self)._asdict(),
+            {"files": self.stamp, "code": measures_digest()},
+        )
         self._results = Results(**made_with(self.folder / "explored.npz", stamp, make))
     return self._results
 

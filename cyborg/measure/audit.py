@@ -6,11 +6,10 @@
 __all__ = ['perceptual_hash', 'image_traits', 'near_duplicates', 'trait_scores', 'StudyAudit', 'study_audit', 'write_audit',
            'read_audit']
 
-# %% ../../nbs/lib/measure/03_audit.ipynb #7bd7724b
+# %% ../../nbs/lib/measure/03_audit.ipynb #c2d717db
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -29,8 +28,17 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tqdm.auto import tqdm
 
 from ..evaluation import seen_sources
-from ..files import Finding, atomic_path, content_hash, over_files, reading, safe_path
-from ..findings import audit, file_state
+from cyborg.files import (
+    Finding,
+    atomic_path,
+    code_of,
+    file_stamp,
+    kept,
+    over_files,
+    reading,
+    safe_path,
+)
+from ..findings import audit
 from ..manifest import Manifest, default_classes
 from .statistics import auc_interval, auc_intervals
 from ..pictures import PictureError, decode_square, file_bytes, open_picture
@@ -222,20 +230,10 @@ def _kept_shard(
     file: Path,  # .npz
 ) -> dict[str, np.ndarray]:  # as of `_shard`
     "Read some files, or what is kept of them."
-    states = over_files(file_state, paths, title)
-    code = content_hash(__file__) if "__file__" in globals() else ""
-    text = "\n".join([code, str(size), *paths, *states])
-    stamp = hashlib.sha256(text.encode()).hexdigest()
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            if str(kept["stamp"]) == stamp:
-                return {name: kept[name] for name in ("records", "reasons")}
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
-        pass  # none yet, or cut short
-    found = _shard(paths, size, title)
-    with atomic_path(file) as temporary:
-        np.savez(temporary, stamp=np.array(stamp), **found)
-    return found
+    files = json.dumps([*zip(paths, over_files(file_stamp, paths, title), strict=True)])
+    stamp = {"code": code_of("measure.audit"), "size": size}
+    stamp["files"] = hashlib.sha256(files.encode()).hexdigest()
+    return kept(file, stamp, lambda: _shard(paths, size, title))
 
 # %% ../../nbs/lib/measure/03_audit.ipynb #ffe36ed7
 def image_traits(

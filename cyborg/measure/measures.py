@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['VALIDATION', 'INTERVALS', 'BASELINE', 'mean_map_agreement', 'calibrated', 'Measured', 'training_map_rows',
-           'training_maps_file', 'file_stamp', 'measures_digest', 'kept', 'run_stamp', 'remembered', 'MeasuredRun',
-           'scenario_intervals', 'mean_training_map', 'mean_map_baseline']
+           'training_maps_file', 'measures_digest', 'run_stamp', 'remembered', 'MeasuredRun', 'scenario_intervals',
+           'mean_training_map', 'mean_map_baseline']
 
-# %% ../../nbs/lib/measure/04_measures.ipynb #acf51cb5
+# %% ../../nbs/lib/measure/04_measures.ipynb #b5f5c31d
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ..data import open_maps
 from ..evaluation import Comparison, class_scores, comparisons, image_scores
-from ..files import atomic_path, code_of
+from ..files import code_of, file_stamp, kept
 from ..manifest import METRICS, Manifest
 from cyborg.measure.bootstrap import (
     AUCBlocks,
@@ -54,7 +53,7 @@ from cyborg.measure.statistics import (
 )
 from ..predictions import FILES, mean_agreement, read_predictions
 from ..runs import run_record
-from ..saliency import NPZ_ERRORS, RunningMean, agreement, unit_range
+from ..saliency import RunningMean, agreement, unit_range
 
 # %% ../../nbs/lib/measure/04_measures.ipynb #16be8a01
 def mean_map_agreement(
@@ -525,58 +524,9 @@ def training_maps_file(
     return Path(study) / "collected" / f"training_maps-{data}-{cells}.npz"
 
 # %% ../../nbs/lib/measure/04_measures.ipynb #22a2b61b
-def file_stamp(
-    *paths: Path,
-) -> dict[str, list[int] | None]:  # by name: modification time in ns and size; None where absent
-    "What changes when a file does."
-    stats = {path: path.stat() if path.exists() else None for path in paths}
-    return {
-        f"{path.parent.name}/{path.name}": stat and [stat.st_mtime_ns, stat.st_size]
-        for path, stat in stats.items()
-    }
-
-
 def measures_digest() -> str:  # 64 hexadecimal digits
     "Hash of the code that measures are made by."
     return code_of("measure.measures", "people.ceiling")
-
-# %% ../../nbs/lib/measure/04_measures.ipynb #73e21455
-def _packed(
-    value: pd.DataFrame | np.ndarray | str,
-) -> np.ndarray:
-    "A table as the bytes of a Parquet file, anything else as an array."
-    if not isinstance(value, pd.DataFrame):
-        return np.asarray(value)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(value, preserve_index=False), sink)
-    return np.frombuffer(sink.getvalue(), np.uint8)
-
-
-def _unpacked(
-    array: np.ndarray,
-) -> pd.DataFrame | np.ndarray | str:
-    "What `_packed` was given."
-    if array.dtype == np.uint8:
-        return pq.read_table(pa.BufferReader(array.tobytes())).to_pandas()
-    return array if array.ndim else str(array)
-
-
-def kept(
-    path: str | Path,  # .npz, written where it does not hold the same
-    stamp: Mapping[str, object],  # of all that decides, as JSON
-    make: Callable[[], dict[str, pd.DataFrame | np.ndarray | str]],
-) -> dict[str, pd.DataFrame | np.ndarray | str]:  # what `make` returns
-    "What was made before from the same, or what is made now."
-    path, note = Path(path), json.dumps(stamp, sort_keys=True)
-    with suppress(*NPZ_ERRORS), np.load(path, allow_pickle=False) as file:
-        if str(file["stamp"]) == note:
-            return {name: _unpacked(file[name]) for name in file.files if name != "stamp"}
-    made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        packed = {name: _packed(value) for name, value in made.items()}
-        np.savez_compressed(file, stamp=note, **packed)
-    return made
 
 # %% ../../nbs/lib/measure/04_measures.ipynb #6e2e2ce7
 def _as_kept(
@@ -606,7 +556,8 @@ def run_stamp(
 ) -> dict[str, object]:
     "What changes when a run's measures would."
     names = ("config.json", FILES[-1], f"{VALIDATION}/{FILES[-1]}")
-    return file_stamp(*(Path(folder) / name for name in names)) | {"code": measures_digest()}
+    files = file_stamp(*(Path(folder) / name for name in names))
+    return {"files": files, "code": measures_digest()}
 
 
 def remembered(

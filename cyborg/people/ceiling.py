@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_annotations', 'annotation_rows', 'study_annotators']
 
-# %% ../../nbs/lib/people/06_ceiling.ipynb #547bb656
+# %% ../../nbs/lib/people/06_ceiling.ipynb #0bcc799e
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ..files import atomic_path
+from ..files import atomic_path, file_stamp, kept
 from ..manifest import Manifest, read_manifest
 from cyborg.measure.measures import (
-    file_stamp,
-    kept,
     mean_map_agreement,
     mean_training_map,
     measures_digest,
@@ -194,7 +192,7 @@ def _study_people(
     settings, classes = record["settings"], record["provenance"].get("classes")
     manifest = read_manifest(settings["manifest"], settings["root"] or None, classes)
     path = find_annotations(Path(settings["manifest"]).parent, manifest.root)
-    stamp = file_stamp(Path(settings["manifest"]), path) | {"code": measures_digest()}
+    stamp = {"files": file_stamp(settings["manifest"], path), "code": measures_digest()}
 
     def make() -> dict[str, np.ndarray]:
         size = tuple(map(int, cells.split("x")))

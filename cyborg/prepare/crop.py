@@ -6,9 +6,8 @@
 __all__ = ['FaceSource', 'STATUSES', 'Crop', 'face_crop', 'crop_points', 'crop_picture', 'crop_map', 'read_boxes', 'onnx_network',
            'CenterFace', 'choose_face', 'open_photographs', 'CropRule', 'crop_manifest']
 
-# %% ../../nbs/lib/prepare/00_crop.ipynb #f497b89e
+# %% ../../nbs/lib/prepare/00_crop.ipynb #d0ef4f0d
 import hashlib
-import json
 import math
 import os
 import subprocess
@@ -33,9 +32,9 @@ from cyborg.files import (
     atomic_path,
     content_hash,
     did_you_mean,
+    file_stamp,
     resume,
     safe_path,
-    stamp_text,
 )
 from cyborg.manifest import (
     COLUMNS,
@@ -659,7 +658,7 @@ def _crop_records(
     root, out = folders
     work = lambda image: _crop_one(image, *rows[image], folders, source, rule)  # noqa: E731
     files = lambda image: [root / name for name in (image, *rows[image][0].values())]  # noqa: E731
-    stamp = lambda image: f"{stamp_text(*files(image))}|{json.dumps(rows[image])}"  # noqa: E731
+    stamp = lambda image: [file_stamp(*files(image)), *rows[image]]  # noqa: E731
     made = lambda image: [out / x / rows[image][1] for x in ("crops", *rows[image][0])]  # noqa: E731
     gone = lambda image: any(not path.is_file() for path in made(image))  # noqa: E731
     lost = lambda image, record: record["status"] == "kept" and gone(image)  # noqa: E731

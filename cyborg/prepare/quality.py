@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUALITIES', 'OnnxScorer', 'score_images', 'keep_best']
 
-# %% ../../nbs/lib/prepare/01_quality.ipynb #e8e3214e
+# %% ../../nbs/lib/prepare/01_quality.ipynb #5b5db7a8
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ from cyborg.files import (
     Ledger,
     content_hash,
     did_you_mean,
+    file_stamp,
     resume,
     row_stamp,
     safe_path,
-    stamp_text,
 )
 from ..manifest import Manifest
 from ..pictures import read_picture
@@ -243,7 +243,7 @@ def score_images(
     row = lambda name: table.iloc[place.get_loc(name)].to_dict()  # noqa: E731
     columns, root = _columns(scorers), manifest.root
     work = lambda name: _score_one(row(name), root, scorers, weights)  # noqa: E731
-    stamp = lambda x: f"{stamp_text(root / x)}|{row_stamp(row(x), columns)}"  # noqa: E731
+    stamp = lambda x: [file_stamp(root / x), row_stamp(row(x), columns)]  # noqa: E731
     for _ in resume(table["image"], work, scores, stamp, "quality", threads, value="quality"):
         pass
     return scores

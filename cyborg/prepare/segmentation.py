@@ -6,7 +6,7 @@
 __all__ = ['REGIONS', 'face_scale', 'face_ellipse', 'face_regions', 'landmark_map', 'BiSeNet', 'FaceParser', 'landmark_source',
            'segment_manifest']
 
-# %% ../../nbs/lib/prepare/02_segmentation.ipynb #44c45c2f
+# %% ../../nbs/lib/prepare/02_segmentation.ipynb #054957e7
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +24,10 @@ from cyborg.files import (
     Ledger,
     content_hash,
     did_you_mean,
+    file_stamp,
     resume,
     row_stamp,
     safe_path,
-    stamp_text,
 )
 from ..manifest import SPLITS, Manifest
 from ..models import load_exactly, read_state_dict
@@ -364,7 +364,7 @@ def segment_manifest(
     row = lambda image: table.iloc[place[image]].to_dict()  # noqa: E731
     work = lambda image: _segment_one(row(image), source, root, names[place[image]])  # noqa: E731
     columns = getattr(source, "columns", None)
-    stamp = lambda x: f"{stamp_text(root / x)}|{row_stamp(row(x), columns)}"  # noqa: E731
+    stamp = lambda x: [file_stamp(root / x), row_stamp(row(x), columns)]  # noqa: E731
     lost = lambda image, record: record["map"] and not (root / record["map"]).is_file()  # noqa: E731
     images = table["image"].tolist()
     records = pd.DataFrame(list(resume(images, work, ledger, stamp, column, threads, lost)))

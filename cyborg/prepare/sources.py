@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['granular_map', 'map_manifest', 'rise', 'teacher_maps', 'gaze_maps']
 
-# %% ../../nbs/lib/prepare/05_sources.ipynb #f9d704bc
+# %% ../../nbs/lib/prepare/05_sources.ipynb #afb79096
 import hashlib
 import math
 import warnings
@@ -24,7 +24,7 @@ from ..cache import open_cache
 from ..cam import IMAGE_KINDS, MapKind, Which, model_map
 from ..data import normalised
 from ..evaluation import evaluation_mode
-from ..files import Ledger, content_hash, did_you_mean, safe_path, stamp_text
+from ..files import Ledger, content_hash, did_you_mean, file_stamp, safe_path
 from ..manifest import Manifest, write_manifest
 from ..marks import GRANULARITIES, AnnotationError, granular_mask, map_shape
 from ..models import Network
@@ -124,7 +124,7 @@ def _drawn(
     images = table["image"].tolist()
     names = dict(zip(images, (f"{folder}/maps/{n}" for n in crop_names(images)), strict=True))
     stamps = {
-        image: f"{stamp_text(root / image)}|{label}"
+        image: [file_stamp(root / image), label]
         for image, label in zip(images, table["label"], strict=True)
     }
     there = {}

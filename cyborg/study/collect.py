@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['differences', 'collect', 'summary']
 
-# %% ../../nbs/lib/study/03_collect.ipynb #d475cc3c
+# %% ../../nbs/lib/study/03_collect.ipynb #8526a09c
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..data import human_map_means
-from ..files import DamagedError, atomic_path, require_bool
+from ..files import DamagedError, atomic_path, file_stamp, kept, require_bool
 from ..findings import read_checked
 from ..measure.audit import study_audit, write_audit
 from cyborg.measure.measures import (
@@ -26,8 +26,6 @@ from cyborg.measure.measures import (
     INTERVALS,
     Measured,
     MeasuredRun,
-    file_stamp,
-    kept,
     mean_map_baseline,
     measures_digest,
     remembered,
@@ -219,7 +217,7 @@ def _training_maps(
         sums = np.stack(maps) if maps else np.zeros((0, *size))
         return {"keys": np.array(means.keys, dtype=np.str_), "counts": counts, "sums": sums}
 
-    stamp = file_stamp(Path(places["manifest"])) | {"code": measures_digest()}
+    stamp = {"files": file_stamp(places["manifest"]), "code": measures_digest()}
     path = training_maps_file(study.folder, data, cells)
     kept(path, stamp, make)
     return RunningMean.load(path)
@@ -263,7 +261,7 @@ def _data_baseline(
         size = tuple(map(int, cells.split("x")))
         return {"baseline": mean_map_baseline(manifest, size)}
 
-    stamp = file_stamp(Path(places["manifest"])) | {"code": measures_digest()}
+    stamp = {"files": file_stamp(places["manifest"]), "code": measures_digest()}
     path = study.folder / KEPT / f"baseline-{data}-{cells}.npz"
     table = kept(path, stamp, make)["baseline"]
     return table.assign(data=data, cells=cells)[BASELINES]
