@@ -26,7 +26,7 @@ from cyborg import runs as runs_module
 from cyborg.cache import CacheError
 from cyborg.data import TRAINING_MAPS, Batch
 from cyborg.epoch import DivergedError, choose_precision, make_datasets, run_epoch
-from cyborg.files import ManifestError
+from cyborg.files import ManifestError, modules_of
 from cyborg.manifest import Manifest, read_manifest
 from cyborg.models import NetworkError, make_network
 from cyborg.runs import new_state
@@ -121,17 +121,18 @@ def test_another_seed_is_another_run(undisturbed, faces, tmp_path):
 KILLED_RUN = """
 import json, os, signal, sys
 from pathlib import Path
-from cyborg import data, training
+from cyborg import epoch, runs, training
 moment, count = sys.argv[2], int(sys.argv[3])
 
 def dying(name):
-    original, calls = getattr(training, name), []
+    module = epoch if name == "batch_loss" else runs
+    original, calls = getattr(module, name), []
     def wrapper(*arguments, **options):
         calls.append(1)
         if len(calls) == count:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **options)
-    setattr(training, name, wrapper)
+    setattr(module, name, wrapper)
 
 dying(moment)
 training.train(training.run_config(json.loads(sys.argv[1])))
@@ -141,7 +142,7 @@ training.train(training.run_config(json.loads(sys.argv[1])))
 @pytest.mark.parametrize(
     ("moment", "count"),
     [
-        ("cyborg_loss", 7),  # in the midst of the second epoch's training
+        ("batch_loss", 7),  # in the midst of the second epoch's training
         ("save_file", 2),  # the epoch is computed, its best weights are not written
         ("save_state", 2),  # weights written, checkpoint not
     ],
@@ -246,9 +247,9 @@ def test_code_that_goes_on_with_a_run_is_noted(faces, tmp_path, monkeypatch):
 
 
 def test_the_code_of_a_run_is_what_it_consists_of():
-    names = {path.stem for path in runs_module.run_modules()}
+    names = {path.stem for path in modules_of("training", "evaluation", "measure.robustness")}
     assert {"training", "loss", "saliency", "evaluation", "robustness"} < names
-    assert not names & {"report", "widgets", "study", "annotation_server"}
+    assert not names & {"tables", "widgets", "grid", "server"}
 
 
 def test_classical_training_ignores_the_maps(faces, tmp_path):
