@@ -98,7 +98,7 @@ def keep_picture(page, name):
 
 
 GRID = """import numpy as np
-from cyborg.figures import sample_grid
+from cyborg.overlays import sample_grid
 pictures, maps = np.zeros((8, 16, 16, 3), np.uint8), np.ones((8, 4, 4))
 sample_grid(pictures, maps, maps, [f"source {i}" for i in range(8)], title="Eight columns")"""
 
@@ -116,6 +116,7 @@ def test_maps_are_explored_in_jupyterlab(made, tmp_path):  # noqa: F811
         press_everything(page)
         explain_a_picture(page)
         keep_picture(page, "lab")
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
         scatter, grid = page.evaluate(DRAWN)
         assert scatter["width"] == scatter["room"] and scatter["x"] and scatter["y"]
         assert grid["title"] == "Eight columns" and grid["width"] <= grid["room"] < 1400
