@@ -15,18 +15,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..figures import CHANCE, TEMPLATE, scenario_style
+from ..figures import CHANCE, scenario_marker, scenario_style, seed_dots, titled
 from ..files import did_you_mean
 from ..measure.statistics import paired_table
 from ..predictions import KEYS
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
+    cell_of,
     cells_of,
+    if_several,
     measure_of,
     noted,
     order_of,
-    panel_name,
     rows_equal,
     seen_marks,
     shown_name,
@@ -86,31 +87,19 @@ def _bootstrapped(
     return _Bootstrapped(*rows[[*_Bootstrapped._fields]].iloc[0])
 
 # %% ../../nbs/lib/report/02_differences.ipynb #1ff36004
-def _own_counts(
-    tables: StudyTables,
-    data: str,
-    network: str,
-    scenario: str,
+def _image_counts(
+    rows: pd.DataFrame,  # measures of the runs of a scenario
 ) -> pd.DataFrame:  # a row a seed, a column a count and source
     "How many images of each source the runs were tested on."
-    rows = tables.measures[
-        rows_equal(tables.measures, data=data, network=network, scenario=scenario)
-    ]
     rows = rows[rows["measure"].isin(["n_images", "n_synthetic", "n_authentic"])]
     return rows.pivot(index="seed", columns=["measure", "source"], values="value")
 
 
 def _seen_sources(
-    tables: StudyTables,
-    data: str,
-    network: str,
-    scenario: str,
+    rows: pd.DataFrame,  # measures of the runs of a scenario
     seen: bool,
 ) -> set[str]:
     "The generators that a scenario was trained on, or was not."
-    rows = tables.measures[
-        rows_equal(tables.measures, data=data, network=network, scenario=scenario)
-    ]
     return set(rows.loc[rows["seen"].eq(seen).fillna(False).astype(bool), "source"])
 
 # %% ../../nbs/lib/report/02_differences.ipynb #eb455492
@@ -123,18 +112,20 @@ def _unlike(
     source: str,
 ) -> list[str]:  # notes, empty where like is compared with like
     "In what two scenarios differ beside what they are called."
-    sides, told = (scenario, baseline), []
+    sides, notes = (scenario, baseline), []
+    cell = cell_of(tables, network, data)
+    rows = [cell.rows(tables.measures, scenario=name) for name in sides]
     if source in ("macro_unseen", "macro_seen"):
         kind = source.removeprefix("macro_")
-        found = [_seen_sources(tables, data, network, s, kind == "seen") for s in sides]
+        found = [_seen_sources(one, kind == "seen") for one in rows]
         for name, only in zip(sides, (found[0] - found[1], found[1] - found[0]), strict=True):
             if only:
-                told.append(f"{kind} differ: {', '.join(sorted(only))} only for {name}")
-    a, b = (_own_counts(tables, data, network, name) for name in sides)
+                notes.append(f"{kind} differ: {', '.join(sorted(only))} only for {name}")
+    a, b = map(_image_counts, rows)
     common = a.index.intersection(b.index)
     columns = a.columns.union(b.columns)
     a, b = (one.reindex(index=common, columns=columns) for one in (a, b))
-    return told + ["tested on other images"] * (not a.equals(b))
+    return notes + ["tested on other images"] * (not a.equals(b))
 
 # %% ../../nbs/lib/report/02_differences.ipynb #d404adc5
 def difference_figure(
@@ -150,31 +141,23 @@ def difference_figure(
         index=["data", "network", "seed"], columns="scenario", values="value"
     )
     scenarios = [name for name in order_of(tables, "scenario") if name != baseline]
-    lines = [(*cell, name) for cell, name in product(cells_of(tables), scenarios)]
-    lines, figure, notes, drawn = [key for key in lines if key in pairs.index], go.Figure(), {}, []
-    for y, (data, network, scenario) in enumerate(lines):
-        seeds = (wide[scenario] - wide[baseline]).loc[data, network].dropna()
-        found = _bootstrapped(tables, data, network, scenario, baseline, source)
-        _add_difference(figure, y, scenario, pairs.loc[data, network, scenario], seeds, found)
-        unlike = _unlike(tables, data, network, scenario, baseline, source)
-        notes[f"{scenario} ({panel_name(tables, data, network)})"] = found, unlike
-        drawn += product([data], [network], [scenario, baseline], seeds.index)
+    figure, notes, drawn = go.Figure(), {}, []
+    for cell, scenario in product(cells_of(tables), scenarios):
+        if (key := (*cell[:2], scenario)) not in pairs.index:
+            continue
+        seeds = (wide[scenario] - wide[baseline]).loc[cell[:2]].dropna()
+        found = _bootstrapped(tables, *key, baseline, source)
+        _add_difference(figure, len(notes), scenario, pairs.loc[key], seeds, found)
+        unlike = _unlike(tables, *key, baseline, source)
+        notes[f"{scenario} ({cell.title})"] = found, unlike
+        drawn += product([cell.data], [cell.network], [scenario, baseline], seeds.index)
     figure.add_vline(0, line=CHANCE)
-    figure.update_yaxes(
-        tickvals=list(range(len(notes))),
-        ticktext=list(notes),
-        range=[len(notes) - 0.5, -0.6],
-        ticks="",
-    )
-    figure.update_xaxes(
-        title_text=f"AUC minus that of {baseline}, {shown_name(source)}",
-        range=_spread(figure),
-    )
-    figure.update_layout(
-        template=TEMPLATE,
-        title_text=title or f"Against {baseline}, paired by seed",
-        title_subtitle_text=_difference_note(notes, bool((pairs["n"] > 1).any())),
-    )
+    ticks = dict(tickvals=list(range(len(notes))), ticktext=list(notes), ticks="")
+    figure.update_yaxes(ticks, range=[len(notes) - 0.5, -0.6])
+    words = f"AUC minus that of {baseline}, {shown_name(source)}"
+    figure.update_xaxes(title_text=words, range=_spread(figure))
+    note = _difference_note(notes, bool((pairs["n"] > 1).any()))
+    titled(figure, title or f"Against {baseline}, paired by seed", note)
     figure.update_layout(height=190 + 46 * len(notes), showlegend=False)
     return noted(figure, tables, pd.DataFrame(drawn, columns=KEYS))
 
@@ -185,22 +168,22 @@ def _difference_note(
 ) -> str:
     "What is drawn in `difference_figure`, and what is not."
     thick = "; thick: 95 % interval over seeds (Student)" * several
-    told = [f"Above 0: better. Small: a seed; large: mean{thick}"]
+    lines = [f"Above 0: better. Small: a seed; large: mean{thick}"]
     thin = {name: found for name, (found, _) in notes.items() if np.isfinite(found.low)}
     alone = [name for name, found in thin.items() if found.n_runs == 1]
     if len(alone) < len(thin):
         who = f"; {', '.join(alone)}: one pair, so other subjects only" * bool(alone)
         kind = "for other seeds and other subjects (two-level bootstrap"
         kind += "; at three seeds it covers 99 to 100 %, too wide, at ten 97 %)"
-        told.append(f"Thin: 95 % interval {kind}{who}")
+        lines.append(f"Thin: 95 % interval {kind}{who}")
     elif thin:
-        told.append("Thin: 95 % interval for other subjects only (one pair; bootstrap)")
+        lines.append("Thin: 95 % interval for other subjects only (one pair; bootstrap)")
     parts = [part for found in thin.values() for part in found.reason.split("; ") if part]
-    told += [f"Bootstrap: {'; '.join(dict.fromkeys(parts))}"] * bool(parts)
+    lines += [f"Bootstrap: {'; '.join(dict.fromkeys(parts))}"] * bool(parts)
     if lacking := [name for name in notes if name not in thin]:
-        told.append(f"No bootstrap interval for {', '.join(lacking)}")
-    told += [f"{name}: {'; '.join(unlike)}" for name, (_, unlike) in notes.items() if unlike]
-    return "<br>".join(line for one in told for line in textwrap.wrap(one, 120))
+        lines.append(f"No bootstrap interval for {', '.join(lacking)}")
+    lines += [f"{name}: {'; '.join(unlike)}" for name, (_, unlike) in notes.items() if unlike]
+    return "<br>".join(part for line in lines for part in textwrap.wrap(line, 120))
 
 # %% ../../nbs/lib/report/02_differences.ipynb #5dcb9f34
 def _spread(
@@ -221,20 +204,13 @@ def _add_difference(
     bootstrapped: _Bootstrapped,
 ) -> None:
     "One line of `difference_figure`."
-    style = scenario_style(scenario)
-    for (low, high), width in (((pair["low"], pair["high"]), 5), (bootstrapped[:2], 1.5)):
-        if not np.isfinite([low, high]).all():
-            continue
-        line = go.Scatter(
-            x=[low, high], y=[y, y], mode="lines", line=dict(color=style.colour, width=width)
-        )
-        figure.add_trace(
-            line.update(hoverinfo="skip", opacity=0.55 if width == 5 else 1, meta="interval")
-        )
-    dots = go.Scatter(
-        x=seeds, y=[y + 0.22] * len(seeds), mode="markers", customdata=seeds.index, meta="seeds"
-    )
-    dots.update(marker=dict(color=style.colour, size=5, opacity=0.6))
+    colour = scenario_style(scenario).colour
+    for ends, width in (((pair["low"], pair["high"]), 5), (bootstrapped[:2], 1.5)):
+        if np.isfinite(ends).all():
+            line = go.Scatter(x=ends, y=[y, y], mode="lines", line=dict(color=colour, width=width))
+            opacity = 0.55 if width == 5 else 1
+            figure.add_trace(line.update(hoverinfo="skip", opacity=opacity, meta="interval"))
+    dots = seed_dots(seeds, [y + 0.22] * len(seeds), seeds.index, scenario)
     figure.add_trace(dots.update(hovertemplate="seed %{customdata}: %{x:.4f}<extra></extra>"))
     ends = f"bootstrap [{bootstrapped.low:.4f}, {bootstrapped.high:.4f}], {bootstrapped.reason}"
     text = (
@@ -245,15 +221,9 @@ def _add_difference(
         f"probability of improvement {pair['improvement']:.2f}"
         f"<br>{pair['n']} pairs<extra></extra>"
     )
-    middle = go.Scatter(
-        x=[pair["difference"]],
-        y=[y],
-        mode="markers",
-        hovertemplate=text,
-        name=scenario,
-        meta="mean",
-    )
-    figure.add_trace(middle.update(marker=dict(color=style.colour, symbol=style.symbol, size=12)))
+    middle = go.Scatter(x=[pair["difference"]], y=[y], mode="markers", hovertemplate=text)
+    middle.update(marker=scenario_marker(scenario, 12), name=scenario, meta="mean")
+    figure.add_trace(middle)
 
 # %% ../../nbs/lib/report/02_differences.ipynb #85b575b4
 _HEADS = {  # column of `difference_table` -> head of the table that is read
@@ -268,6 +238,7 @@ def tests_table(
     tables: StudyTables,
     baseline: str,  # scenario the others are held against
     source: str = "macro_unseen",
+    digits: int | None = None,  # behind the point; None: all there are
 ) -> pd.DataFrame:
     "`difference_table` for reading, with the intervals of the two-level bootstrap."
     pairs = difference_table(tables, baseline, source)
@@ -275,13 +246,13 @@ def tests_table(
     both = [_bootstrapped(tables, *key, baseline, source) for key in keys]
     pairs["low_both"], pairs["high_both"] = ([one[i] for one in both] for i in (0, 1))
     pairs["reason"] = [
-        "; ".join(filter(None, [*_unlike(tables, *key, baseline, source), reason, _told(found)]))
+        "; ".join(filter(None, [*_unlike(tables, *key, baseline, source), reason, _words(found)]))
         for key, reason, found in zip(keys, pairs["reason"], both, strict=True)
     ]
-    return _for_reading(pairs, ["low_both", "high_both"])
+    return _for_reading(pairs, digits, ["low_both", "high_both"])
 
 
-def _told(
+def _words(
     found: _Bootstrapped,
 ) -> str:
     "What a note says of a bootstrap."
@@ -290,19 +261,22 @@ def _told(
 # %% ../../nbs/lib/report/02_differences.ipynb #88e26b58
 def _for_reading(
     pairs: pd.DataFrame,  # of `paired_table`
+    digits: int | None,  # None: all there are
     more: Sequence[str] = (),  # columns after the interval
 ) -> pd.DataFrame:
     "The columns in the order in which they are read."
-    front = ["data"] if pairs["data"].nunique() > 1 else []
-    front += ["network", *(["generator"] if "generator" in pairs else []), "scenario", "n", "mean"]
-    columns = [*front, "baseline_mean", "difference", "low", "high", *more, "p_sign_flip"]
-    return pairs[[*columns, "p_holm", "p_wilcoxon", "improvement", "reason"]].rename(columns=_HEADS)
+    front = ["network", *(["generator"] if "generator" in pairs else []), "scenario", "n", "mean"]
+    columns = [*if_several(pairs), *front, "baseline_mean", "difference", "low", "high", *more]
+    columns += ["p_sign_flip", "p_holm", "p_wilcoxon", "improvement", "reason"]
+    table = pairs[columns].rename(columns=_HEADS)
+    return table if digits is None else table.round(digits)
 
 
 def generator_tests(
     tables: StudyTables,
     baseline: str,  # scenario the others are held against
     measure: str = "auc",
+    digits: int | None = None,  # behind the point; None: all there are
 ) -> pd.DataFrame:
     "Each scenario minus a baseline on every generator; Holm over networks and generators."
     rows = measure_of(tables, measure)
@@ -315,4 +289,4 @@ def generator_tests(
     pairs, marks = pd.concat(found, ignore_index=True), seen_marks(rows)
     keys = zip(pairs["data"], pairs["network"], pairs["source"], strict=True)
     pairs["generator"] = [key[-1] + marks[key] for key in keys]
-    return _for_reading(pairs)
+    return _for_reading(pairs, digits)

@@ -10,17 +10,25 @@ __all__ = ['frozen_table', 'frozen_figure', 'delong_table', 'frozen_by_generator
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from ..figures import CHANCE, SOURCE_COLOURS, TEMPLATE, on_paper, plotly_text, roc_axes
+from cyborg.figures import (
+    CHANCE,
+    INK,
+    SOURCE_COLOURS,
+    on_paper,
+    panels,
+    plotly_text,
+    roc_axes,
+    titled,
+)
 from ..files import did_you_mean
 from ..measure.statistics import interval_of
-from ..others.frozen import FROZEN
+from ..others.frozen import FROZEN, FrozenTables
 from ..predictions import KEYS
 from .panels import roc_grid
 from cyborg.report.tables import (
@@ -40,8 +48,7 @@ def frozen_table(
     tables: StudyTables,
 ) -> pd.DataFrame:
     "What the frozen systems are."
-    _frozen_of(tables)
-    texts, found = ("seen", "file", "members"), tables.frozen.systems
+    texts, found = ("seen", "file", "members"), _frozen_of(tables).systems
     found = found.assign(**{name: found[name].replace("", "–") for name in texts})
     heads = {"network": "system", "file": "weights file (SHA-256)", "seen": "trained on"}
     columns = ["data", "network", "kind", "file", "members", "seen", "images", "validation"]
@@ -51,30 +58,49 @@ def frozen_table(
 
 def _frozen_of(
     tables: StudyTables,
-    data: str | None = None,  # None: all
-) -> pd.DataFrame:  # rows of `FrozenTables.systems`
-    "The frozen systems on some data; ReportError where there is none."
+) -> FrozenTables:
+    "The frozen systems; ReportError where there is none."
     if tables.frozen is None or not len(tables.frozen.systems):
         raise ReportError(
             "no frozen system: the study folder has none "
             f"(cyborg.others.frozen.score_frozen writes them to {FROZEN}/DATA/NAME)"
         )
-    found = tables.frozen.systems
-    if data is not None and data not in (known := found["data"].tolist()):
+    return tables.frozen
+
+
+class _Tested(NamedTuple):
+    "The frozen systems that were tested on some data."
+
+    data: str
+    systems: pd.DataFrame  # of `FrozenTables`, as the two below
+    measures: pd.DataFrame
+    rocs: pd.DataFrame
+
+
+def _tested_on(
+    tables: StudyTables,
+    data: str | None = None,  # None: the first
+) -> _Tested:
+    "The frozen systems on some data; ReportError where there is none."
+    found = _frozen_of(tables)
+    known = found.systems["data"].tolist()
+    data = known[0] if data is None else data
+    if data not in known:
         hint = did_you_mean(data, known)
         raise ReportError(f"no frozen system on {data!r}{hint}, only on {', '.join(set(known))}")
-    return found if data is None else found[found["data"] == data]
+    parts = found.systems, found.measures, found.rocs
+    return _Tested(data, *(table[table["data"] == data] for table in parts))
 
 
-def _panels(
+def _groups(
     systems: pd.DataFrame,  # of one data
 ) -> dict[str, list[str]]:  # panel -> systems, an ensemble after its members
     "An ensemble and its members a panel, all others in one."
     fusions = systems[systems["members"] != ""]
-    panels = {row.network: [*row.members.split("+"), row.network] for row in fusions.itertuples()}
-    taken = {name for names in panels.values() for name in names}
+    groups = {row.network: [*row.members.split("+"), row.network] for row in fusions.itertuples()}
+    taken = {name for names in groups.values() for name in names}
     alone = [name for name in systems["network"] if name not in taken]
-    return panels | ({"single systems": alone} if alone else {})
+    return groups | ({"single systems": alone} if alone else {})
 
 # %% ../../nbs/lib/report/05_frozen.ipynb #56e4fe31
 def frozen_figure(
@@ -82,29 +108,26 @@ def frozen_figure(
     data: str | None = None,  # None: the first that a frozen system was tested on
 ) -> go.Figure:
     "ROC curves of frozen systems, a panel an ensemble with its members (Figs. 19, 20)."
-    data = _frozen_of(tables)["data"].iloc[0] if data is None else data
-    systems = _frozen_of(tables, data)
-    panels, rocs, colours = _panels(systems), tables.frozen.rocs, _colours(systems)
-    rocs = rocs[(rocs["data"] == data) & (rocs["source"] == "pooled")]
-    titles = {name: f"{name} ({len(own) - 1} members)" for name, own in panels.items()}
-    figure = _square_panels([titles[n] if n != "single systems" else n for n in panels])
-    for col, (panel, names) in enumerate(panels.items(), 1):
+    tested = _tested_on(tables, data)
+    groups, colours = _groups(tested.systems), _colours(tested.systems)
+    rocs = tested.rocs[tested.rocs["source"] == "pooled"]
+    titles = {name: f"{name} ({len(members) - 1} members)" for name, members in groups.items()}
+    titles |= {name: name for name in groups if name == "single systems"}
+    figure, places = _square_panels(list(titles.values()))
+    for (panel, names), place in zip(groups.items(), places, strict=True):
         for name in names:
-            told, legend = _auc_text(tables, data, name), "legend" + str(col) * (col > 1)
-            line = dict(color=colours.get(name, "#222222"), width=3 if name == panel else 1.5)
-            _add_system(figure, rocs[rocs["network"] == name], told, line, legend, (1, col))
-    own = data in order_of(tables, "data")
-    figure.update_layout(
-        title_text=f"Detectors of others, {'images of this study' if own else data}",
-        title_subtitle_text="Thick: mean of the members' logits; AUC with 95 % interval (DeLong)",
-    )
-    return with_note(figure, _frozen_note(systems))
+            line = dict(color=colours.get(name, INK), width=3 if name == panel else 1.5)
+            _add_system(figure, rocs[rocs["network"] == name], _auc_text(tested, name), line, place)
+    here = "images of this study" if tested.data in order_of(tables, "data") else tested.data
+    note = "Thick: mean of the members' logits; AUC with 95 % interval (DeLong)"
+    titled(figure, f"Detectors of others, {here}", note)
+    return with_note(figure, _frozen_note(tested.systems))
 
 
 def _frozen_note(
-    systems: pd.DataFrame,  # of `_frozen_of`
+    systems: pd.DataFrame,
 ) -> str:  # "4 frozen systems, 400 test images each, commit not recorded"
-    "What a figure of frozen systems rests on."
+    "How many systems and images a figure was drawn from."
     n = len(systems)
     images = each_run(systems["images"], "test images")
     return f"{n} frozen system{'s' * (n != 1)}, {images}, commit not recorded"
@@ -119,14 +142,12 @@ def _colours(
 
 
 def _auc_text(
-    tables: StudyTables,
-    data: str,
-    name: str,
-    source: str = "pooled",
+    tested: _Tested,
+    name: str,  # of a system
 ) -> str:  # "wang: 0.373 [0.361, 0.385]"
-    "A system and its AUC."
-    found = _delong(tables.frozen.measures)
-    auc, low, high = found.loc[(data, name, FROZEN, 0, source), ["auc", "low", "high"]]
+    "A system and its pooled AUC."
+    found = _delong(tested.measures)
+    auc, low, high = found.loc[(tested.data, name, FROZEN, 0, "pooled"), ["auc", "low", "high"]]
     return f"{name}: {auc:.3f} [{low:.3f}, {high:.3f}]"
 
 # %% ../../nbs/lib/report/05_frozen.ipynb #40b16e95
@@ -167,17 +188,24 @@ def delong_table(
 # %% ../../nbs/lib/report/05_frozen.ipynb #e0502db7
 def _square_panels(
     titles: Sequence[str],
-) -> go.Figure:
+) -> tuple[go.Figure, list[dict[str, int]]]:  # as `panels`
     "Empty ROC panels side by side, each with a legend below."
     n = len(titles)
-    figure = make_subplots(1, n, subplot_titles=list(titles), horizontal_spacing=0.09 / n)
-    for col in range(1, n + 1):
-        roc_axes(figure, legend=False, row=1, col=col)
-        middle = sum(figure.get_subplot(1, col).xaxis.domain) / 2
-        place = dict(x=middle, xanchor="center", y=-0.2, yanchor="top")
-        figure.update_layout({"legend" + str(col) * (col > 1): place})
+    figure, places = panels(titles, n, horizontal_spacing=0.09 / n)
+    for place in places:
+        roc_axes(figure, legend=False, **place)
+        middle = sum(figure.get_subplot(**place).xaxis.domain) / 2
+        below = dict(x=middle, xanchor="center", y=-0.2, yanchor="top")
+        figure.update_layout({_legend(place): below})
     on_paper(figure, 190 + 340 * max(n, 2), 620)
-    return figure.update_layout(template=TEMPLATE, margin_t=120, margin_b=230)
+    return figure.update_layout(margin_b=230), places
+
+
+def _legend(
+    place: Mapping[str, int],  # row and col
+) -> str:
+    "The name that plotly has for the legend of a panel."
+    return "legend" if place["col"] == 1 else f"legend{place['col']}"
 
 
 def _add_system(
@@ -185,14 +213,13 @@ def _add_system(
     curve: pd.DataFrame,  # rate, tpr
     name: str,
     line: Mapping[str, Any],
-    legend: str,
-    place: tuple[int, int],  # row, column
+    place: Mapping[str, int],  # row and col
 ) -> None:
     "One curve of `frozen_figure`."
     text = f"<b>{name}</b><br>FPR %{{x:.3f}}, TPR %{{y:.3f}}<extra></extra>"
     trace = go.Scatter(x=curve["rate"], y=curve["tpr"], mode="lines", line=line, name=name)
-    trace.update(legend=legend, hovertemplate=text, meta="system")
-    figure.add_trace(trace, row=place[0], col=place[1])
+    trace.update(legend=_legend(place), hovertemplate=text, meta="system")
+    figure.add_trace(trace, **place)
 
 # %% ../../nbs/lib/report/05_frozen.ipynb #fc0ce15e
 def frozen_by_generator(
@@ -200,20 +227,19 @@ def frozen_by_generator(
     data: str | None = None,  # None: the first that a frozen system was tested on
 ) -> go.Figure:
     "AUC of each frozen system by generator, with its 95 % interval (DeLong)."
-    data = _frozen_of(tables)["data"].iloc[0] if data is None else data
-    systems, rows = _frozen_of(tables, data), tables.frozen.measures
-    rows = rows[(rows["data"] == data) & (rows["seen"].notna() | (rows["source"] == "pooled"))]
+    data, systems, rows, _ = _tested_on(tables, data)
+    rows = rows[rows["seen"].notna() | (rows["source"] == "pooled")]
     wide = _delong(rows).droplevel(["data", "scenario", "seed"])
     figure = go.Figure()
     order = [*sorted(set(rows["source"]) - {"pooled"}), "pooled"]
     shift = np.linspace(-0.3, 0.3, len(systems)) if len(systems) > 1 else [0.0]
     colours, symbols = _colours(systems), cycle(["diamond", "square", "star", "cross"])
     for row, offset in zip(systems.itertuples(), shift, strict=True):
-        own = wide.loc[row.network].reindex(order)
-        dots = go.Scatter(x=own["auc"], y=np.arange(len(order)) + offset, mode="markers")
+        aucs = wide.loc[row.network].reindex(order)
+        dots = go.Scatter(x=aucs["auc"], y=np.arange(len(order)) + offset, mode="markers")
         symbol = next(symbols) if row.members else "circle"
-        dots.update(marker=dict(color=colours.get(row.network, "#222222"), size=9, symbol=symbol))
-        ends = dict(array=own["high"] - own["auc"], arrayminus=own["auc"] - own["low"])
+        dots.update(marker=dict(color=colours.get(row.network, INK), size=9, symbol=symbol))
+        ends = dict(array=aucs["high"] - aucs["auc"], arrayminus=aucs["auc"] - aucs["low"])
         dots.update(error_x=dict(**ends, thickness=1.2), name=row.network)
         figure.add_trace(dots.update(hovertemplate="%{x:.3f}", meta="system"))
     figure.add_vline(0.5, line=CHANCE)
@@ -222,9 +248,8 @@ def frozen_by_generator(
     figure.update_yaxes(ends, tickvals=list(range(len(order))), ticktext=names)
     figure.update_xaxes(title_text="AUC")
     note = "Bar: 95 % interval (DeLong); black: an ensemble"
-    figure.update_layout(template=TEMPLATE, title_text=f"Detectors of others by generator, {data}")
     height = 230 + max(34, 12 * len(systems)) * len(order)
-    figure.update_layout(title_subtitle_text=note, height=height)
+    titled(figure, f"Detectors of others by generator, {data}", note, height=height)
     return with_note(figure, _frozen_note(systems))
 
 # %% ../../nbs/lib/report/05_frozen.ipynb #c929289c
@@ -233,17 +258,16 @@ def frozen_roc_by_generator(
     data: str | None = None,  # None: the first that a frozen system was tested on
 ) -> go.Figure:
     "ROC curves of frozen systems, a panel a generator; ensembles without their members."
-    data = _frozen_of(tables)["data"].iloc[0] if data is None else data
-    systems, rocs = _frozen_of(tables, data), tables.frozen.rocs
+    data, systems, _, rocs = _tested_on(tables, data)
     inner = {name for text in systems["members"] for name in text.split("+")}
     names = [name for name in systems["network"] if name not in inner]
-    rocs = rocs[(rocs["data"] == data) & rocs["network"].isin(names) & rocs["seen"].notna()]
+    rocs = rocs[rocs["network"].isin(names) & rocs["seen"].notna()]
     rocs = rocs.assign(scenario=rocs["network"])
     rows = tables.frozen.measures.assign(scenario=tables.frozen.measures["network"])
     sources = sorted(rocs["source"].unique())
-    panels = {plotly_text(name): rocs[rocs["source"] == name] for name in sources}
-    own = tables._replace(study={}, measures=rows)
-    figure = roc_grid(own, panels, "fpr", f"ROC by generator: detectors of others, {data}")
+    curves = {plotly_text(name): rocs[rocs["source"] == name] for name in sources}
+    alone = tables._replace(study={}, measures=rows)
+    figure = roc_grid(alone, curves, "fpr", f"ROC by generator: detectors of others, {data}")
     figure.update_layout(title_subtitle_text="One run each, so no band")
     return with_note(figure, _frozen_note(systems[systems["network"].isin(names)]))
 
@@ -254,8 +278,7 @@ def combinations_table(
     most: int = 10,  # best of each ensemble's combinations
 ) -> pd.DataFrame:  # ensemble, members, n, auc
     "The best combinations of each ensemble's members, pooled AUC on the test images."
-    data = _frozen_of(tables)["data"].iloc[0] if data is None else data
-    systems = _frozen_of(tables, data)
+    data, systems, *_ = _tested_on(tables, data)
     paths = {row.network: Path(row.folder, "ensembles.csv") for row in systems.itertuples()}
     found = []
     for name, path in paths.items():

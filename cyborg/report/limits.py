@@ -7,13 +7,22 @@ __all__ = ['reliability_figure', 'run_tables', 'robustness_figure', 'salience_ta
 
 # %% ../../nbs/lib/report/04_limits.ipynb #279dd165
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from ..figures import CHANCE, TEMPLATE, on_paper, scenario_style
+from cyborg.figures import (
+    BELOW,
+    CHANCE,
+    INK,
+    on_paper,
+    panels,
+    scenario_line,
+    scenario_marker,
+    titled,
+)
 from ..measure.audit import StudyAudit, read_audit
 from ..measure.robustness import stability_of_runs
 from ..measure.statistics import over_runs
@@ -23,11 +32,12 @@ from cyborg.report.tables import (
     ReportError,
     StudyTables,
     TextTable,
+    cell_of,
     cells_of,
+    if_several,
     measure_of,
     noted,
     order_of,
-    panel_name,
     reading_study,
     rows_equal,
     shown_name,
@@ -41,33 +51,23 @@ def reliability_figure(
 ) -> go.Figure:
     "Predicted against observed share of synthetic images, before and after temperature scaling."
     rows = tables.reliability[tables.reliability["split"] == split]
-    cells = cells_of(tables)
-    states = {False: "as trained", True: "after temperature"}
-    titles = [f"{panel_name(tables, *cell)}, {text}" for text in states.values() for cell in cells]
-    figure = make_subplots(
-        2, len(cells), subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.14
-    )
-    for (row, scaled), (col, (data, network)) in product(enumerate(states, 1), enumerate(cells, 1)):
-        place = dict(row=row, col=col)
+    cells, states = cells_of(tables), {False: "as trained", True: "after temperature"}
+    shown = list(product(states, cells))
+    titles = [f"{cell.title}, {states[scaled]}" for scaled, cell in shown]
+    figure, places = panels(titles, len(cells), horizontal_spacing=0.06)
+    for (scaled, cell), place in zip(shown, places, strict=True):
         ideal = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=CHANCE)
         figure.add_trace(ideal.update(hoverinfo="skip", showlegend=False, meta="ideal"), **place)
-        own = rows[
-            (rows["data"] == data) & (rows["network"] == network) & (rows["scaled"] == scaled)
-        ]
+        bins = cell.rows(rows, scaled=scaled)
         for scenario in order_of(tables, "scenario"):
-            runs = own[own["scenario"] == scenario]
-            _add_reliability(figure, runs, scenario, row == col == 1, place)
+            runs = bins[bins["scenario"] == scenario]
+            _add_reliability(figure, runs, scenario, place == places[0], place)
     figure.update_xaxes(range=[-0.02, 1.02]).update_xaxes(title_text="predicted probability", row=2)
-    figure.update_yaxes(range=[-0.02, 1.02]).update_yaxes(
-        title_text="observed share synthetic", col=1
-    )
+    figure.update_yaxes(range=[-0.02, 1.02])
+    figure.update_yaxes(title_text="observed share synthetic", col=1)
     note = "Line: mean over runs of the bins in order"
-    figure.update_layout(
-        template=TEMPLATE, title_text="Can the probabilities be believed?", title_subtitle_text=note
-    )
-    legend = dict(orientation="h", x=0, y=-0.12, yanchor="top")
+    titled(figure, "Can the probabilities be believed?", note, legend=BELOW | dict(y=-0.12))
     on_paper(figure, 150 + 340 * max(2, len(cells)), 760)
-    figure.update_layout(legend=legend, margin_t=120).update_annotations(font_size=13)
     return noted(figure, tables, rows, binned(tables, rows, split))
 
 # %% ../../nbs/lib/report/04_limits.ipynb #103c30cb
@@ -81,31 +81,13 @@ def _add_reliability(
     "Mean reliability curve of a scenario."
     if not len(runs):
         return
-    style = scenario_style(scenario)
-    bins = (
-        runs.assign(bin=runs.groupby("seed").cumcount())
-        .groupby("bin")[["predicted", "observed"]]
-        .mean()
-    )
-    line = go.Scatter(
-        x=bins["predicted"],
-        y=bins["observed"],
-        mode="lines+markers",
-        name=scenario,
-        legendgroup=scenario,
-    )
-    line.update(
-        line=dict(color=style.colour, dash=style.dash, width=2),
-        marker=dict(symbol=style.symbol, size=6),
-        showlegend=legend,
-    )
-    figure.add_trace(
-        line.update(
-            hovertemplate=f"<b>{scenario}</b><br>predicted %{{x:.2f}}, observed %{{y:.2f}}"
-            "<extra></extra>"
-        ),
-        **place,
-    )
+    numbered = runs.assign(bin=runs.groupby("seed").cumcount())
+    bins = numbered.groupby("bin")[["predicted", "observed"]].mean()
+    text = f"<b>{scenario}</b><br>predicted %{{x:.2f}}, observed %{{y:.2f}}<extra></extra>"
+    line = go.Scatter(x=bins["predicted"], y=bins["observed"], mode="lines+markers")
+    line.update(line=scenario_line(scenario), marker=scenario_marker(scenario), hovertemplate=text)
+    line.update(name=scenario, legendgroup=scenario, showlegend=legend)
+    figure.add_trace(line, **place)
 
 # %% ../../nbs/lib/report/04_limits.ipynb #23390afc
 def run_tables(
@@ -149,46 +131,42 @@ def _severities(
 def robustness_figure(
     tables: StudyTables,
     network: str,
-    robustness: pd.DataFrame,  # of `run_tables(tables, "robustness.csv")`
     data: str | None = None,  # None: the first
     source: str = "macro",  # a row of `auc_table`
+    robustness: pd.DataFrame | None = None,  # of `run_tables`; None: robustness.csv of the runs
 ) -> go.Figure:
     "AUC against severity, a panel a degradation, mean ± 1 sd over runs."
-    data = order_of(tables, "data")[0] if data is None else data
-    rows = _severities(robustness, data=data, network=network, source=source)
+    cell = cell_of(tables, network, data)
+    if robustness is None:
+        robustness = run_tables(tables, "robustness.csv", data=cell.data, network=network)
+    rows = _severities(robustness, data=cell.data, network=network, source=source)
     names = [name for name in rows["degradation"].unique() if name != "clean"]
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure = make_subplots(
-        lines,
-        columns,
-        subplot_titles=names,
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        vertical_spacing=0.36 / lines,
-    )
-    for i, name in enumerate(names):
-        place = dict(row=i // columns + 1, col=i % columns + 1)
-        own = rows[rows["degradation"] == name]
-        for scenario in order_of(tables, "scenario"):
-            _add_severity(figure, own[own["scenario"] == scenario], scenario, i == 0, place)
-        figure.add_hline(0.5, line=CHANCE, **place)
-        levels = own.drop_duplicates("severity").sort_values("severity")
-        ticks = [_level(level) for level in levels["level"]]
-        figure.update_xaxes(tickvals=levels["severity"], ticktext=ticks, **place)
-        figure.update_xaxes(title_text=own["unit"].iloc[0], title_standoff=4, **place)
+    figure, places = panels(names, 4, 0.36, shared_yaxes=True, horizontal_spacing=0.03)
+    for name, place in zip(names, places, strict=True):
+        _add_degradation(figure, rows[rows["degradation"] == name], tables, place)
     figure.update_yaxes(title_text="AUC", col=1)
-    note = f"{shown_name(source)}; both classes degraded alike; bar: ±1 sd over runs"
-    figure.update_layout(
-        template=TEMPLATE,
-        title_text=f"Robustness, {network}",
-        title_subtitle_text=note,
-        margin_t=120,
-    )
-    legend = dict(orientation="h", x=0, y=-0.3 / lines, yanchor="top")
-    on_paper(figure, 140 + 220 * columns, 200 + 300 * lines)
-    figure.update_layout(legend=legend).update_annotations(font_size=13)
+    note, lines = "both classes degraded alike; bar: ±1 sd over runs", places[-1]["row"]
+    legend = BELOW | dict(y=-0.3 / lines)
+    titled(figure, f"Robustness, {network}", f"{shown_name(source)}; {note}", legend=legend)
+    on_paper(figure, 140 + 220 * min(4, len(names)), 200 + 300 * lines)
     return noted(figure, tables, rows, _sample_size(tables, rows))
+
+
+def _add_degradation(
+    figure: go.Figure,
+    rows: pd.DataFrame,  # of `_severities`, of one degradation
+    tables: StudyTables,
+    place: dict[str, int],  # row and col
+) -> None:
+    "A panel of `robustness_figure`; the first has the legend."
+    first = place == dict(row=1, col=1)
+    for scenario in order_of(tables, "scenario"):
+        _add_severity(figure, rows[rows["scenario"] == scenario], scenario, first, place)
+    figure.add_hline(0.5, line=CHANCE, **place)
+    levels = rows.drop_duplicates("severity").sort_values("severity")
+    ticks = [_level(level) for level in levels["level"]]
+    figure.update_xaxes(tickvals=levels["severity"], ticktext=ticks, **place)
+    figure.update_xaxes(title_text=rows["unit"].iloc[0], title_standoff=4, **place)
 
 # %% ../../nbs/lib/report/04_limits.ipynb #40319c58
 def _level(
@@ -213,34 +191,23 @@ def _sample_size(
 # %% ../../nbs/lib/report/04_limits.ipynb #14a7d321
 def _add_severity(
     figure: go.Figure,
-    own: pd.DataFrame,  # _SEVERITIES of all runs of a scenario and degradation
+    rows: pd.DataFrame,  # _SEVERITIES of all runs of a scenario and degradation
     scenario: str,
     legend: bool,
     place: dict,
 ) -> None:
     "One line of `robustness_figure`."
-    if not len(own):
+    if not len(rows):
         return
-    style, found = scenario_style(scenario), own.groupby("severity")["auc"].agg(["mean", "std"])
-    levels = own.groupby("severity")["level"].first().map(_level)
-    line = go.Scatter(
-        x=found.index,
-        y=found["mean"],
-        mode="lines+markers",
-        name=scenario,
-        legendgroup=scenario,
-        showlegend=legend,
-        customdata=levels,
-    )
-    line.update(
-        error_y=dict(array=found["std"].fillna(0), thickness=1, width=2),
-        marker=dict(symbol=style.symbol, size=6),
-    )
-    line.update(line=dict(color=style.colour, dash=style.dash, width=2))
-    text = f"severity %{{x}}, {own['unit'].iloc[0]} %{{customdata}}: %{{y:.3f}}"
-    figure.add_trace(
-        line.update(hovertemplate=f"<b>{scenario}</b><br>{text}<extra></extra>"), **place
-    )
+    severities = rows.groupby("severity")
+    found, levels = severities["auc"].agg(["mean", "std"]), severities["level"].first().map(_level)
+    text = f"severity %{{x}}, {rows['unit'].iloc[0]} %{{customdata}}: %{{y:.3f}}"
+    line = go.Scatter(x=found.index, y=found["mean"], mode="lines+markers", customdata=levels)
+    line.update(error_y=dict(array=found["std"].fillna(0), thickness=1, width=2))
+    line.update(line=scenario_line(scenario), marker=scenario_marker(scenario))
+    line.update(name=scenario, legendgroup=scenario, showlegend=legend)
+    line.update(hovertemplate=f"<b>{scenario}</b><br>{text}<extra></extra>")
+    figure.add_trace(line, **place)
 
 # %% ../../nbs/lib/report/04_limits.ipynb #4e24f267
 SALIENCE = {  # measure of salience.csv -> what the table calls it
@@ -269,7 +236,7 @@ def salience_table(
     place = found["measure"].map([*SALIENCE, "stability"].index)
     found = found.assign(place=place).sort_values(["data", "network", "place"], kind="stable")
     found["measure"] = found["measure"].map({**SALIENCE, "stability": "stability over runs"})
-    index = (["data"] if found["data"].nunique() > 1 else []) + ["network", "measure"]
+    index = [*if_several(found), "network", "measure"]
     table = text_table(found, index, "scenario")
     order = [name for name in order_of(tables, "scenario") if name in table.text]
     return TextTable(table.text[order], table.bold[order] & False)  # none is better
@@ -301,49 +268,38 @@ def audit_figure(
     "AUC that file traits alone reach on unseen generators, beside the networks."
     data = order_of(tables, "data")[0] if data is None else data
     shortcuts = _audit(tables, data).shortcuts
-    rows = shortcuts[shortcuts["source"] == "macro"]
-    figure = go.Figure()
-    bars = go.Scatter(
-        x=rows["auc"],
-        y=rows["trait"],
-        mode="markers",
-        marker=dict(color="#222222", size=9),
-        name="from the file alone",
-        meta="traits",
-    )
-    both = dict(
-        array=rows["high"] - rows["auc"], arrayminus=rows["auc"] - rows["low"], thickness=1.5
-    )
-    figure.add_trace(bars.update(error_x=both, hovertemplate="%{y}: %{x:.3f}<extra></extra>"))
+    traits = shortcuts[shortcuts["source"] == "macro"]
     aucs = measure_of(tables, "auc", "macro")
     aucs = aucs[(aucs["data"] == data) & aucs["value"].notna()]
-    found = over_runs(aucs, KEYS[:2])
-    for row in found.itertuples():
-        style = scenario_style(row.scenario)
-        dot = go.Scatter(
-            x=[row.mean],
-            y=[f"{row.network}, {row.scenario}"],
-            mode="markers",
-            showlegend=False,
-            meta="networks",
-        )
-        dot.update(
-            marker=dict(color=style.colour, symbol=style.symbol, size=10),
-            error_x=dict(array=[0 if np.isnan(row.sd) else row.sd]),
-        )
-        figure.add_trace(dot)
+    networks = over_runs(aucs, KEYS[:2])
+    figure = go.Figure([_trait_dots(traits), *map(_network_dot, networks.itertuples())])
     figure.add_vline(0.5, line=CHANCE)
     figure.update_xaxes(title_text="AUC, mean over all generators")
     figure.update_yaxes(autorange="reversed", ticks="")
     note = "Bar: 95 % interval of the trait (DeLong), ±1 sd over runs of the networks"
-    figure.update_layout(
-        template=TEMPLATE,
-        title_text=f"What the files alone give away, {data}",
-        title_subtitle_text=note,
-        showlegend=False,
-    )
-    figure.update_layout(height=190 + 26 * (len(rows) + len(found)))
+    titled(figure, f"What the files alone give away, {data}", note, showlegend=False)
+    figure.update_layout(height=190 + 26 * (len(traits) + len(networks)))
     return noted(figure, tables, aucs)
+
+
+def _trait_dots(
+    rows: pd.DataFrame,  # trait, auc, low and high
+) -> go.Scatter:
+    "What each trait of the files reaches by itself, with its interval."
+    dots = go.Scatter(x=rows["auc"], y=rows["trait"], mode="markers", name="from the file alone")
+    ends = dict(array=rows["high"] - rows["auc"], arrayminus=rows["auc"] - rows["low"])
+    dots.update(marker=dict(color=INK, size=9), error_x=dict(**ends, thickness=1.5))
+    return dots.update(meta="traits", hovertemplate="%{y}: %{x:.3f}<extra></extra>")
+
+
+def _network_dot(
+    row: Any,  # network, scenario, mean and sd
+) -> go.Scatter:
+    "What the runs of one network and scenario reach, with their spread."
+    place = f"{row.network}, {row.scenario}"
+    dot = go.Scatter(x=[row.mean], y=[place], mode="markers", showlegend=False, meta="networks")
+    spread = dict(array=[0 if np.isnan(row.sd) else row.sd])
+    return dot.update(marker=scenario_marker(row.scenario, 10), error_x=spread)
 
 # %% ../../nbs/lib/report/04_limits.ipynb #e670781a
 def _audit(

@@ -6,14 +6,14 @@
 __all__ = ['Page', 'write_page']
 
 # %% ../../nbs/lib/report/06_page.ipynb #21774cde
-import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from ..figures import figure_script, write_figures
 from ..files import atomic_path
@@ -25,6 +25,7 @@ from cyborg.report.tables import (
     positive_classes,
     run_states,
 )
+from ..widgets import markup
 
 # %% ../../nbs/lib/report/06_page.ipynb #c10b2501
 class Section(NamedTuple):
@@ -49,17 +50,18 @@ class Page:
         self,
         key: str,  # plain name, for files
         title: str,
-        content: Any,  # figure, table, or a function without arguments that makes it
-        text: str = "",
+        text: str,  # what to see in it
+        make: Callable[..., Any],  # of the tables and what follows: a figure or a table
+        *arguments: Any,
+        **options: Any,
     ) -> Any:  # for display
         "Add a part; one that cannot be made says why, in its place."
         if any(section.key == key for section in self.sections) or not re.fullmatch(r"[\w-]+", key):
             raise ValueError(f"key is {key!r}, expected a plain name that is not taken")
-        if callable(content):
-            try:
-                content = content()
-            except (ReportError, FileNotFoundError) as error:
-                content, text = None, f"{text} Not shown: {error}".strip()
+        try:
+            content = make(self.tables, *arguments, **options)
+        except (ReportError, FileNotFoundError) as error:
+            content, text = None, f"{text} Not shown: {error}".strip()
         self.sections.append(Section(key, title, text, content))
         return text if content is None else content
 
@@ -86,46 +88,58 @@ for (const place of document.querySelectorAll(".figure"))
 """
 
 
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ style }}</style>
+</head><body><h1>{{ title }}</h1>
+{% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}
+{% for problem in problems %}<p class="problem">{{ problem }}</p>{% endfor %}
+<nav><ol>
+{% for part in sections %}<li><a href="#{{ part.key }}">{{ part.title }}</a></li>{% endfor %}
+</ol></nav>
+{% for part in sections %}
+<section id="{{ part.key }}"><h2>{{ part.title }}</h2><p>{{ part.text }}</p>
+<div class="wide">{{ shown(part) }}</div></section>
+{% endfor %}
+<script type="module">{{ script }}</script></body></html>
+"""
+
+
 def page_html(
     page: Page,
 ) -> str:
     "The report as one HTML document that needs nothing else, plotly.js included."
-    tables, esc = page.tables, html.escape
-    title = f"Study {tables.study.get('name', tables.folder.name)}"
-    links = "".join(f'<li><a href="#{s.key}">{esc(s.title)}</a></li>' for s in page.sections)
-    problems = "".join(f'<p class="problem">{esc(text)}</p>' for text in tables.problems)
-    parts = "".join(
-        f'<section id="{s.key}"><h2>{esc(s.title)}</h2><p>{esc(s.text)}</p>'
-        f'<div class="wide">{_content_html(s)}</div></section>'
-        for s in page.sections
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><h1>{esc(title)}</h1>"
-        f'<p class="note">{esc(basis(tables))}; runs: {esc(run_states(tables.runs))}</p>'
-        f'<p class="note">{esc(positive_classes(tables))}</p>'
-        f"{problems}"
-        f"<nav><ol>{links}</ol></nav>{parts}"
-        f'<script type="module">{figure_script()}{_SHOW}</script></body></html>'
+    tables = page.tables
+    notes = f"{basis(tables)}; runs: {run_states(tables.runs)}", positive_classes(tables)
+    return markup(
+        _PAGE,
+        title=f"Study {tables.study.get('name', tables.folder.name)}",
+        notes=notes,
+        problems=tables.problems,
+        sections=page.sections,
+        shown=_content_html,
+        style=Markup(_STYLE),
+        script=Markup(figure_script() + _SHOW),
     )
 
 # %% ../../nbs/lib/report/06_page.ipynb #20acfeae
+_FIGURE = """<div class="figure" id="figure-{{ key }}"></div>
+<script type="application/json">{{ code }}</script>"""
+
+
 def _content_html(
     section: Section,
-) -> str:
-    "A figure or a table in HTML."
+) -> Markup:
+    "A figure or a table in HTML; pandas escapes what stands in a table."
     content = section.content
     if isinstance(content, go.Figure):
-        code = content.to_json().replace("<", r"\u003c")  # no tag ends the script
-        place = f'<div class="figure" id="figure-{section.key}"></div>'
-        return f'{place}<script type="application/json">{code}</script>'
+        code = Markup(content.to_json().replace("<", r"\u003c"))  # no tag ends the script
+        return markup(_FIGURE, key=section.key, code=code)
     if isinstance(content, TextTable):
-        return content.styled().to_html()
+        return Markup(content.styled().to_html())
     if content is None:
-        return ""
+        return Markup()
     how = dict(index=False, border=0, float_format="{:.4f}".format, na_rep="")
-    return content.to_html(classes="plain", **how)
+    return Markup(content.to_html(classes="plain", **how))
 
 # %% ../../nbs/lib/report/06_page.ipynb #75830f25
 FIGURE_FORMATS = ("svg", "pdf")

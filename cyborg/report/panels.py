@@ -14,17 +14,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from cyborg.figures import (
-    TEMPLATE,
+    BELOW,
+    INK,
     accuracy_curves,
     add_roc_band,
     auc_by_source,
     on_paper,
+    panels,
     plotly_text,
     roc_axes,
+    scenario_marker,
     scenario_style,
+    seed_dots,
+    titled,
 )
 from ..manifest import METRICS
 from ..measure.measures import training_maps_file
@@ -34,16 +38,18 @@ from ..overlays import map_grid
 from ..predictions import KEYS, MeanMaps, read_mean_maps
 from cyborg.report.tables import (
     LOW_IS_BEST,
+    Cell,
     ReportError,
     StudyTables,
     TextTable,
+    cell_of,
     cells_of,
     each_run,
+    if_several,
     measure_of,
     noted,
     number_cell,
     order_of,
-    panel_name,
     reading_study,
     rows_equal,
     seen_marks,
@@ -71,12 +77,9 @@ def roc_panels(
     rocs = rocs[rocs["scenario"].str.startswith(detector or DETECTORS) == bool(detector)]
     if not len(rocs):
         raise ReportError(f"no run of {detector or 'another scenario than those of detectors'}")
-    panels = {
-        panel_name(tables, *cell): rocs[(rocs["data"] == cell[0]) & (rocs["network"] == cell[1])]
-        for cell in cells_of(tables)
-    }
-    panels = {name: rows for name, rows in panels.items() if len(rows)}
-    figure = roc_grid(tables, panels, given, f"ROC, {shown_name(source)}")
+    curves = {cell.title: cell.rows(rocs) for cell in cells_of(tables)}
+    curves = {name: rows for name, rows in curves.items() if len(rows)}
+    figure = roc_grid(tables, curves, given, f"ROC, {shown_name(source)}")
     return noted(figure, tables, rocs)
 
 
@@ -87,58 +90,42 @@ def roc_by_generator(
     given: str = "tpr",  # as for `roc_panels`
 ) -> go.Figure:
     "A panel a generator, a colour a scenario (Figs. 15-18)."
-    data = order_of(tables, "data")[0] if data is None else data
-    rocs = tables.rocs
-    rocs = rocs[(rocs["data"] == data) & (rocs["network"] == network) & rocs["seen"].notna()]
+    cell = cell_of(tables, network, data)
+    rocs = cell.rows(tables.rocs)
+    rocs = rocs[rocs["seen"].notna()]
     if not len(rocs):
-        raise ReportError(f"no run of {network} on {data} is finished")
+        raise ReportError(f"no run of {network} on {cell.data} is finished")
     marks = {key[-1]: mark for key, mark in seen_marks(rocs).items()}
     names = sorted(rocs["source"].unique(), key=lambda name: (marks[name] != "", name))
-    panels = {plotly_text(n) + marks[n]: rocs[rocs["source"] == n] for n in names}
-    title = f"ROC by generator, {panel_name(tables, data, network)}"
-    return noted(roc_grid(tables, panels, given, title), tables, rocs)
+    curves = {plotly_text(n) + marks[n]: rocs[rocs["source"] == n] for n in names}
+    title = f"ROC by generator, {cell.title}"
+    return noted(roc_grid(tables, curves, given, title), tables, rocs)
 
 # %% ../../nbs/lib/report/03_panels.ipynb #08cb65ad
 def roc_grid(
     tables: StudyTables,
-    panels: Mapping[str, pd.DataFrame],  # title -> rows of the table of curves
+    curves: Mapping[str, pd.DataFrame],  # title of a panel -> rows of the table of curves
     given: str,  # fpr or tpr
     title: str,
-    columns: int = 3,
 ) -> go.Figure:
     "Square panels of ROC curves."
     if given not in ("fpr", "tpr"):
         raise ValueError(f"given is {given!r}, expected 'fpr' or 'tpr'")
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = make_subplots(
-        rows,
-        columns,
-        subplot_titles=list(panels),
-        horizontal_spacing=0.07,
-        vertical_spacing=0.28 / rows,
-    )
+    figure, places = panels(list(curves), horizontal_spacing=0.07)
     shown = set()
-    for i, curves in enumerate(panels.values()):
-        place = dict(row=i // columns + 1, col=i % columns + 1)
+    for rows, place in zip(curves.values(), places, strict=True):
         roc_axes(figure, legend=False, **place)
         for scenario in order_of(tables, "scenario"):
-            rates = curves[curves["scenario"] == scenario]
+            rates = rows[rows["scenario"] == scenario]
             if len(rates):
-                legend = scenario not in shown
-                _add_scenario(figure, rates, scenario, given, legend, **place)
+                _add_scenario(figure, rates, scenario, given, scenario not in shown, **place)
                 shown.add(scenario)
-        _add_aucs(figure, tables, curves, **place)
+        _add_aucs(figure, tables, rows, **place)
     band = "FPR at given TPR, as in the paper" if given == "tpr" else "TPR at given FPR"
-    figure.update_layout(
-        template=TEMPLATE,
-        title_text=title,
-        title_subtitle_text=f"Mean over runs; band: ±1 standard deviation of the {band}",
-    )
-    figure.update_annotations(font_size=14)
-    legend = dict(orientation="h", x=0, y=-0.22 / rows, yanchor="top")
-    on_paper(figure, 190 + 340 * max(columns, 2), 150 + 380 * rows)
-    return figure.update_layout(legend=legend, margin_t=120)
+    titled(figure, title, f"Mean over runs; band: ±1 standard deviation of the {band}")
+    lines = places[-1]["row"]
+    on_paper(figure, 190 + 340 * min(max(len(curves), 2), 3), 150 + 380 * lines)
+    return figure.update_layout(legend=BELOW | dict(y=-0.22 / lines))
 
 # %% ../../nbs/lib/report/03_panels.ipynb #d4ec7bb3
 def _add_scenario(
@@ -187,15 +174,14 @@ def _add_aucs(
 def _by_scenario(
     table: pd.DataFrame,  # with KEYS
     tables: StudyTables,
-    data: str,
-    network: str,
+    cell: Cell,
 ) -> dict[str, list[pd.DataFrame]]:  # scenario -> a table a run
     "The runs of one network, by scenario."
-    rows = table[(table["data"] == data) & (table["network"] == network)]
-    if tables.frozen is not None and network in tables.frozen.systems["network"].tolist():
-        raise ReportError(f"{network} is a frozen system: it was not trained here, so has no runs")
+    rows, name = cell.rows(table), cell.network
+    if tables.frozen is not None and name in tables.frozen.systems["network"].tolist():
+        raise ReportError(f"{name} is a frozen system: it was not trained here, so has no runs")
     if not len(rows):
-        raise ReportError(f"no run of {network} on {data} is finished")
+        raise ReportError(f"no run of {name} on {cell.data} is finished")
     groups = {name: rows[rows["scenario"] == name] for name in order_of(tables, "scenario")}
     return {
         name: [run for _, run in group.groupby("seed")]
@@ -210,10 +196,10 @@ def accuracy_figure(
     data: str | None = None,  # None: the first
 ) -> go.Figure:
     "Training and validation accuracy, mean ± 1 sd over runs (Figs. 6, 10-13)."
-    data = order_of(tables, "data")[0] if data is None else data
-    runs = _by_scenario(tables.histories, tables, data, network)
+    cell = cell_of(tables, network, data)
+    runs = _by_scenario(tables.histories, tables, cell)
     figure = accuracy_curves(runs)
-    figure.update_layout(title_text=f"Accuracy by epoch, {panel_name(tables, data, network)}")
+    figure.update_layout(title_text=f"Accuracy by epoch, {cell.title}")
     return noted(figure, tables, _rows_of(runs), binned(tables, _rows_of(runs), "val"))
 
 # %% ../../nbs/lib/report/03_panels.ipynb #eb7f224c
@@ -242,11 +228,11 @@ def generator_figure(
     data: str | None = None,  # None: the first
 ) -> go.Figure:
     "AUC by generator as dots with ±1 sd, summaries below."
-    data = order_of(tables, "data")[0] if data is None else data
+    cell = cell_of(tables, network, data)
     rows = measure_of(tables, "auc").rename(columns={"value": "auc"})
     rows = rows.loc[rows["source"] != "worst", [*KEYS, "source", "seen", "auc"]]
-    runs = _by_scenario(rows, tables, data, network)
-    figure = auc_by_source(runs, f"AUC by generator, {panel_name(tables, data, network)}")
+    runs = _by_scenario(rows, tables, cell)
+    figure = auc_by_source(runs, f"AUC by generator, {cell.title}")
     return noted(figure, tables, _rows_of(runs))
 
 # %% ../../nbs/lib/report/03_panels.ipynb #5df78d13
@@ -291,8 +277,8 @@ def mean_map_figure(
     most: int = 10,  # runs of a scenario that are shown, as in the paper
 ) -> go.Figure:
     "Mean model saliency over the test images: a row a scenario, a tile a run, human mean first."
-    data = order_of(tables, "data")[0] if data is None else data
-    runs = tables.runs[rows_equal(tables.runs, data=data, network=network, collected=True)]
+    cell = cell_of(tables, network, data)
+    runs = cell.rows(tables.runs, collected=True)
     maps, lost, drawn, about = {}, [], {}, []
     for scenario in order_of(tables, "scenario"):
         for run in runs[runs["scenario"] == scenario].sort_values("seed").head(most).itertuples():
@@ -310,10 +296,10 @@ def mean_map_figure(
             about += [_people_words(found), *_class_words(folder, scenario)]
     if not maps:
         none = "; ".join(lost) or "none was collected"
-        raise ReportError(f"no run of {network} on {data} has mean maps: {none}")
+        raise ReportError(f"no run of {network} on {cell.data} has mean maps: {none}")
     note = "Mean over the test images; fixed range [0, 1], not stretched"
     note = "<br>".join([note, *dict.fromkeys(about), *(f"Left out: {error}" for error in lost)])
-    title = f"Average class activation maps, {panel_name(tables, data, network)}"
+    title = f"Average class activation maps, {cell.title}"
     figure = map_grid(maps, title=title, subtitle=note)
     images = each_run(drawn.values(), "test images")
     return noted(figure, tables, runs.loc[list(drawn)], images)
@@ -324,6 +310,11 @@ TARGETS = {
     "map": "human maps",
     "annotator": "one annotator",
     "training": "the mean training map",
+}
+_TITLES = {
+    "map": "Where they look",
+    "annotator": "Where they look, and where people agree",
+    "training": "Where they look on average",
 }
 
 # %% ../../nbs/lib/report/03_panels.ipynb #5bc43d4e
@@ -336,51 +327,22 @@ def agreement_figure(
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
     rows = _agreements(tables, metric, target)
-    cells = cells_of(tables)
-    figure = make_subplots(
-        1, len(cells), subplot_titles=[panel_name(tables, *c) for c in cells], shared_yaxes=True
-    )
-    names = order_of(tables, "scenario")
-    for col, (data, network) in enumerate(cells, 1):
-        own = rows[(rows["data"] == data) & (rows["network"] == network)]
-        for i, scenario in enumerate(names):
-            values = own.loc[own["scenario"] == scenario, ["seed", "value"]].dropna()
-            _add_strip(figure, i, scenario, values["value"], values["seed"], col)
-        for text, dash, value in _references(tables, data, network, metric, target):
-            figure.add_hline(
-                value,
-                line=dict(color="#222222", dash=dash, width=1.5),
-                row=1,
-                col=col,
-                annotation_text=f"{text} {value:.2f}",
-                annotation_font_size=11,
-            )
-    figure.update_xaxes(
-        tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4]
-    )
-    who = TARGETS[target]
-    figure.update_yaxes(title_text=f"agreement with {who} ({metric.upper()})", col=1)
-    note = "Small: a run; large: mean over runs"
-    if target == "training":
-        note = f"{note}<br>Mean map over the test images against the mean human map of training"
-    else:
-        note += "; lines: what is reached without a network"
-    if target == "annotator":
-        note = f"{note}<br>{int(rows['n_annotators'].max()):,} maps of people"
-    titles = {"map": "Where they look", "annotator": "Where they look, and where people agree"}
-    title = titles.get(target, "Where they look on average")
-    figure.update_layout(
-        template=TEMPLATE, title_text=title, title_subtitle_text=note, showlegend=False
-    )
+    cells, names = cells_of(tables), order_of(tables, "scenario")
+    figure, places = panels([cell.title for cell in cells], len(cells), shared_yaxes=True)
+    for cell, place in zip(cells, places, strict=True):
+        _add_strips(figure, cell.rows(rows), names, place)
+        for text, dash, value in _references(tables, cell, metric, target):
+            line = dict(color=INK, dash=dash, width=1.5)
+            words = dict(annotation_text=f"{text} {value:.2f}", annotation_font_size=11)
+            figure.add_hline(value, line=line, **words, **place)
+    ticks = dict(tickvals=list(range(len(names))), ticktext=names)
+    figure.update_xaxes(ticks, range=[-0.6, len(names) - 0.4])
+    who = f"agreement with {TARGETS[target]} ({metric.upper()})"
+    figure.update_yaxes(title_text=who, col=1)
+    titled(figure, _TITLES[target], _agreement_note(rows, target), showlegend=False, margin_t=135)
     on_paper(figure, max(520, 120 + len(cells) * (90 + 70 * len(names))), 470)
-    figure.update_layout(margin_t=135)
     drawn = rows[rows["value"].notna()]
-    if target == "training":
-        return noted(figure, tables, drawn, _training_counts(tables, drawn))
-    whole = rows_equal(tables.measures, measure="n_maps", source="")
-    maps = tables.measures[whole].merge(drawn[KEYS].drop_duplicates(), on=KEYS)["value"]
-    counts = maps if target == "map" else drawn["n_images"]
-    return noted(figure, tables, drawn, each_run(counts, "test images with a map"))
+    return noted(figure, tables, drawn, _agreement_counts(tables, drawn, target))
 
 # %% ../../nbs/lib/report/03_panels.ipynb #76c305b9
 def _agreements(
@@ -394,8 +356,8 @@ def _agreements(
     name = f"{metric}_training" if target == "training" else metric
     there = tables.measures["measure"].eq(name) & tables.measures["source"].eq("")
     if target == "training" and not there.any():
-        told = [text for text in tables.problems if "training map" in text]
-        why = "; ".join(told) or "it was collected before this was measured: collect it again"
+        faults = [text for text in tables.problems if "training map" in text]
+        why = "; ".join(faults) or "it was collected before this was measured: collect it again"
         raise ReportError(f"no agreement with the mean training map: {why}")
     rows = measure_of(tables, name, "")
     if rows["value"].isna().all():
@@ -405,17 +367,35 @@ def _agreements(
     return rows
 
 
-def _training_counts(
+def _agreement_note(
+    rows: pd.DataFrame,  # of `_agreements`
+    target: str,  # of TARGETS
+) -> str:
+    "What is drawn in `agreement_figure`."
+    note, lines = "Small: a run; large: mean over runs", "lines: what is reached without a network"
+    if target == "training":
+        return f"{note}<br>Mean map over the test images against the mean human map of training"
+    if target == "annotator":
+        return f"{note}; {lines}<br>{int(rows['n_annotators'].max()):,} maps of people"
+    return f"{note}; {lines}"
+
+
+def _agreement_counts(
     tables: StudyTables,
-    drawn: pd.DataFrame,  # with KEYS
-) -> str:  # "200 test images each, against 1,765 training images with a map"
-    "What both means are over."
-    values = {}
-    for name in ("n_images", "n_training_maps"):
+    drawn: pd.DataFrame,  # rows of `_agreements` with a value
+    target: str,  # of TARGETS
+) -> str:  # "200 test images each, 1,765 training images with a map each"
+    "How many images the agreement of each run was measured on."
+    if target == "annotator":
+        return each_run(drawn["n_images"], "test images with a map")
+    counts, keys = {}, drawn[KEYS].drop_duplicates()
+    for name in ("n_maps", "n_images", "n_training_maps"):
         rows = tables.measures[rows_equal(tables.measures, measure=name, source="")]
-        values[name] = rows.merge(drawn[KEYS].drop_duplicates(), on=KEYS)["value"]
-    test = each_run(values["n_images"], "test images")
-    return f"{test}, {each_run(values['n_training_maps'], 'training images with a map')}"
+        counts[name] = rows.merge(keys, on=KEYS)["value"]
+    if target == "map":
+        return each_run(counts["n_maps"], "test images with a map")
+    test = each_run(counts["n_images"], "test images")
+    return f"{test}, {each_run(counts['n_training_maps'], 'training images with a map')}"
 
 # %% ../../nbs/lib/report/03_panels.ipynb #f2dbdf63
 def training_agreement_table(
@@ -427,7 +407,7 @@ def training_agreement_table(
     parts = tables.measures["measure"].str.extract(f"^{pattern}$")
     rows = tables.measures.assign(metric=parts[0], images=parts[1].fillna("all"))
     rows = rows[rows["metric"].notna() & rows["source"].eq("")]
-    index = [*(["data"] if rows["data"].nunique() > 1 else []), "network", "images", "metric"]
+    index = [*if_several(rows), "network", "images", "metric"]
     found = over_runs(rows, [*KEYS[:2], "images", "metric"])
     found = found.assign(turn=found["metric"].map(METRICS.index), place=found["images"] != "all")
     found = found.sort_values(["data", "network", "place", "images", "turn"], kind="stable")
@@ -440,56 +420,40 @@ def training_agreement_table(
 # %% ../../nbs/lib/report/03_panels.ipynb #3419c215
 def _references(
     tables: StudyTables,
-    data: str,
-    network: str,
+    cell: Cell,
     metric: str,
     target: str,  # of TARGETS
 ) -> list[tuple[str, str, float]]:  # name, dash, value
     "What agreement is held against."
     if target == "annotator":
-        rows = _annotators(tables, metric)
-        rows = rows[rows_equal(rows, data=data, network=network)]
+        rows = cell.rows(_annotators(tables, metric))
         return [(*_REFERENCES[name], rows[name].mean()) for name in _REFERENCES if len(rows)]
-    runs = tables.runs[(tables.runs["data"] == data) & (tables.runs["network"] == network)]
-    rows = tables.baselines
-    rows = rows[
-        (rows["data"] == data)
-        & rows["cells"].isin(runs["cells"])
-        & (rows["metric"] == metric)
-        & (rows["source"] == "")
-    ]
+    rows, sizes = tables.baselines, cell.rows(tables.runs)["cells"]
+    fits = rows_equal(rows, data=cell.data, metric=metric, source="")
+    rows = rows[fits & rows["cells"].isin(sizes)]
     return [
         (*_REFERENCES.get(row.reference, (row.reference, "dashdot")), row.value)
         for row in rows.itertuples()
     ]
 
 # %% ../../nbs/lib/report/03_panels.ipynb #ca337bab
-def _add_strip(
+def _add_strips(
     figure: go.Figure,
-    x: float,
-    scenario: str,
-    values: pd.Series,  # one a run
-    seeds: pd.Series,
-    col: int,
+    rows: pd.DataFrame,  # scenario, seed and value of the runs of a cell
+    scenarios: Sequence[str],
+    place: Mapping[str, int],  # row and col
 ) -> None:
-    "The runs of a scenario above each other, and their mean."
-    style = scenario_style(scenario)
-    dots = go.Scatter(
-        x=[x + 0.18] * len(values), y=values, mode="markers", customdata=seeds, meta="runs"
-    )
-    dots.update(
-        marker=dict(color=style.colour, size=5, opacity=0.6),
-        hovertemplate="seed %{customdata}: %{y:.3f}<extra></extra>",
-    )
-    figure.add_trace(dots, row=1, col=col)
-    if len(values):
-        middle = go.Scatter(x=[x], y=[values.mean()], mode="markers", name=scenario, meta="mean")
-        middle.update(marker=dict(color=style.colour, symbol=style.symbol, size=12))
-        figure.add_trace(
-            middle.update(hovertemplate=f"<b>{scenario}</b> %{{y:.3f}}<extra></extra>"),
-            row=1,
-            col=col,
-        )
+    "The runs of each scenario above each other, and their mean."
+    for x, scenario in enumerate(scenarios):
+        runs = rows.loc[rows["scenario"] == scenario, ["seed", "value"]].dropna()
+        dots = seed_dots([x + 0.18] * len(runs), runs["value"], runs["seed"], scenario, meta="runs")
+        dots.update(hovertemplate="seed %{customdata}: %{y:.3f}<extra></extra>")
+        figure.add_trace(dots, **place)
+        if len(runs):
+            middle = go.Scatter(x=[x], y=[runs["value"].mean()], mode="markers", name=scenario)
+            middle.update(marker=scenario_marker(scenario, 12), meta="mean")
+            middle.update(hovertemplate=f"<b>{scenario}</b> %{{y:.3f}}<extra></extra>")
+            figure.add_trace(middle, **place)
 
 # %% ../../nbs/lib/report/03_panels.ipynb #b96c2d1e
 def _annotators(
@@ -512,7 +476,7 @@ def annotator_table(
 ) -> TextTable:
     "Each metric against one annotator: other annotators, mean training map, and the scenarios."
     rows = _annotators(tables)
-    front = ["data"] if rows["data"].nunique() > 1 else []
+    front = if_several(rows)
     rows = rows.assign(place=rows["network"].map(order_of(tables, "network").index))
     rows = rows.assign(turn=rows["metric"].map(METRICS.index)).sort_values(
         [*front, "place", "turn"], kind="stable"
