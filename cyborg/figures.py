@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from IPython.display import display
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from sklearn.metrics import roc_auc_score, roc_curve

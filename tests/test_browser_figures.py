@@ -129,13 +129,10 @@ def test_a_hidden_figure_is_drawn_when_it_is_seen(page):
 def test_a_report_fits_a_telephone(browser, tmp_path):
     tables = make_tables()
     report = Page(tables)
-    report.add("table", "Table </script><b>", main_table(tables))
+    report.add("table", "Table </script><b>", "", main_table)
     for name, figure in many():
-        report.add(
-            name.replace(" ", "_"),
-            name,
-            figure.update_layout(meta={**(figure.layout.meta or {}), "note": "</script>"}),
-        )
+        figure.update_layout(meta={**(figure.layout.meta or {}), "note": "</script>"})
+        report.add(name.replace(" ", "_"), name, "", lambda _, figure=figure: figure)
     (tmp_path / "report.html").write_text(page_html(report), encoding="utf-8")
     page, errors = open_page(browser)
     page.set_default_timeout(60_000)

@@ -936,8 +936,8 @@ def check_what_a_report_needs(study, call, environment):
         assert title in text
     left_out = re.findall("Not shown: ([^<]*)", text)
     left_out = [text for text in left_out if "no marks of single annotators" not in text]
-    lacking = "source is &#x27;macro_unseen&#x27;, which has no values; there are toy, pooled, "
-    alone = "no run of &#x27;classical&#x27;, expected one of cyborg"  # so nothing to compare with
+    lacking = "source is &#39;macro_unseen&#39;, which has no values; there are toy, pooled, "
+    alone = "no run of &#39;classical&#39;, expected one of cyborg"  # so nothing to compare with
     assert set(left_out) == {lacking + "macro, macro_seen, worst", alone}  # no new generator
 
 
