@@ -30,7 +30,7 @@ ROOMS = {
     "measure": "statistics bootstrap errors audit measures compare robustness",
     "people": "formats gaze tables store annotations exchange ceiling crowd server "
     "answers analysis granularity brush",
-    "prepare": "crop quality segmentation img2pose importers sources mentor",
+    "prepare": "crop quality segmentation img2pose importers mentor sources",
     "others": "released attention cnndetection scorers frozen",
     "study": "runner file grid collect run",
     "report": "tables printed differences panels limits frozen page",

@@ -327,6 +327,17 @@ def test_a_folder_that_is_none(own):
     (own.root / "spoilt/maps.sqlite").write_bytes(b"something else entirely" * 9)
     with pytest.raises(ValueError, match=r"maps\.sqlite holds no results"):
         map_manifest(own, constant(np.eye(8))[0], "spoilt")
+    strangers = own.root / "theirs" / "maps"
+    strangers.mkdir(parents=True)
+    (strangers / "a.png").write_bytes(b"not ours")
+    with pytest.raises(FileExistsError, match="theirs holds maps and no maps.sqlite"):
+        map_manifest(own, constant(np.eye(8))[0], "theirs")
+    with pytest.raises(FileExistsError, match="theirs holds maps and no maps.sqlite"):
+        map_manifest(own, constant(np.eye(8))[0], "theirs", overwrite=True)
+    assert [p.name for p in strangers.parent.rglob("*")] == ["maps", "a.png"]
+    for column in ("image", "label", "source", "split", "subject"):
+        with pytest.raises(ValueError, match=f"column is '{column}', expected map or a name besid"):
+            map_manifest(own, constant(np.eye(8))[0], "x", column=column)
     with pytest.raises(ValueError, match="split must be one of"):
         map_manifest(own, constant(np.eye(8))[0], "x", "training")
     with pytest.raises(ValueError, match="toy gave 1 maps for 2 images"):

@@ -21,7 +21,6 @@ from cyborg.prepare.mentor import (
     MapAutoencoder,
     MentorConfig,
     annotated_split,
-    autoencoder_maps,
     encoded,
     encoder_weights,
     load_autoencoder,
@@ -30,7 +29,7 @@ from cyborg.prepare.mentor import (
     mean_map_loss,
     train_autoencoder,
 )
-from cyborg.prepare.sources import map_manifest
+from cyborg.prepare.sources import autoencoder_maps, map_manifest
 from cyborg.saliency import cc, read_map, resize_map, unit_range, write_map
 from cyborg.settings import SettingsError, preset_config
 from cyborg.training import load_run, train

@@ -1,6 +1,8 @@
 """Segmentation maps: the published network's keys and shapes, its parts against literal versions,
 files that do not fit, the stand-in, and the column of a manifest."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cyborg.manifest import Manifest, read_manifest, write_manifest
+from cyborg.manifest import SPLITS, Manifest, read_manifest, write_manifest
 from cyborg.models import WeightsError, load_exactly, read_state_dict
 from cyborg.prepare.segmentation import (
     CLASS_WEIGHTS,
@@ -21,8 +23,8 @@ from cyborg.prepare.segmentation import (
     landmark_map,
     landmark_source,
     parsing_map,
-    segment_manifest,
 )
+from cyborg.prepare.sources import landmark_maps, map_manifest, picture_maps
 from cyborg.saliency import human_map, read_map
 from cyborg.study.file import read_study, study_runs
 
@@ -289,7 +291,7 @@ def crops(folder, n=6):
     rows = []
     for i in range(n):
         Image.new("RGB", (128, 128), (i, i, i)).save(folder / f"{i}.png")
-        points = UPRIGHT + i if i else np.full((4, 2), "")
+        points = UPRIGHT + i % 30 if i else np.full((4, 2), "")
         label = ("authentic", "synthetic")[i % 2]
         split = ("train", "val", "test")[i // 2 % 3]
         rows.append([f"{i}.png", label, f"s{i % 2}", split, "", "", *points.ravel()])
@@ -298,13 +300,21 @@ def crops(folder, n=6):
     return Manifest(pd.DataFrame(rows, columns=columns), folder)
 
 
+def segmented(manifest, source=None):
+    "The column of all splits, without the warning of the first image's landmarks."
+    source = source or landmark_maps()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return map_manifest(manifest, source, "segmentation", SPLITS, "segmentation")
+
+
 def test_a_column_of_maps_that_a_study_reads(tmp_path):
     manifest = crops(tmp_path / "faces")
-    done = segment_manifest(manifest)
+    done = segmented(manifest)
     assert done.missing["image"].tolist() == ["0.png"]
     assert "left_eye_x is no number" in done.missing["reason"][0]
     column = done.manifest.table["segmentation"].tolist()
-    assert column == ["", *(f"segmentation/{i}.png" for i in range(1, 6))]
+    assert column == ["", *(f"segmentation/maps/{i}.png" for i in range(1, 6))]
     written = read_map(tmp_path / "faces" / column[3])
     np.testing.assert_allclose(written, landmark_map(UPRIGHT + 3, 128), atol=1 / 255)
     path = write_manifest(done.manifest, tmp_path / "faces" / "manifest.csv")
@@ -321,42 +331,43 @@ def test_a_column_of_maps_that_a_study_reads(tmp_path):
 def test_a_killed_run_goes_on_and_lost_maps_are_made_again(tmp_path):
     manifest, made = crops(tmp_path / "faces", 100), []
 
-    def source(pixels, row):
+    def draw(pixels, row):
         if len(made) == 80:
             raise KeyboardInterrupt
         made.append(row["image"])
         return landmark_source(pixels, row)
 
+    source = picture_maps("toy", draw, {}, landmark_maps().columns, threads=1)
     with pytest.raises(KeyboardInterrupt):
-        segment_manifest(manifest, source, threads=1)
+        segmented(manifest, source)
     made.clear()
-    done = segment_manifest(manifest, source, threads=1)
+    done = segmented(manifest, source)
     assert len(made) == 36 and len(done.missing) == 1  # 64 were finished
     made.clear()
-    (tmp_path / "faces" / "segmentation" / "7.png").unlink()
+    (tmp_path / "faces" / "segmentation" / "maps" / "7.png").unlink()
     Image.new("RGB", (128, 128)).save(tmp_path / "faces" / "9.png")
-    segment_manifest(manifest, source, threads=1)
+    segmented(manifest, source)
     assert made == ["7.png", "9.png"]
 
 
 def test_a_map_follows_the_landmarks_it_is_made_of(tmp_path):
     manifest = crops(tmp_path / "faces")
-    place = tmp_path / "faces" / "segmentation" / "3.png"
-    segment_manifest(manifest)
+    place = tmp_path / "faces" / "segmentation" / "maps" / "3.png"
+    segmented(manifest)
     moved = manifest.table.copy()
     moved["nose_x"] = ["" if x == "" else str(float(x) + 12) for x in moved["nose_x"]]
-    segment_manifest(Manifest(moved, manifest.root))
+    segmented(Manifest(moved, manifest.root))
     expected = landmark_map(UPRIGHT + 3 + [[0, 0], [0, 0], [12, 0], [0, 0]], 128)
     np.testing.assert_allclose(read_map(place), expected, atol=1 / 255)
     made = place.stat().st_mtime_ns
-    segment_manifest(Manifest(moved.assign(split="train", quality="0.3"), manifest.root))
+    segmented(Manifest(moved.assign(split="train", quality="0.3"), manifest.root))
     assert place.stat().st_mtime_ns == made  # nobody looked at these columns
 
 
 def test_no_map_at_all_is_an_error(tmp_path):
     manifest = crops(tmp_path / "faces", 1)
-    with pytest.raises(ValueError, match="none of 1 images got a map: no landmarks"):
-        segment_manifest(manifest)
+    with pytest.raises(ValueError, match="none of 1 images got a map .*; 0.png: no landmarks"):
+        segmented(manifest)
 
 
 def test_state_dicts_are_read_without_running_code(tmp_path):

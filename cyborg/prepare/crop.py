@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FaceSource', 'STATUSES', 'Crop', 'face_crop', 'crop_points', 'crop_picture', 'crop_map', 'read_boxes', 'onnx_network',
-           'CenterFace', 'choose_face', 'open_photographs', 'CropRule', 'crop_manifest']
+           'CenterFace', 'choose_face', 'open_photographs', 'CropRule', 'refuse_strangers', 'crop_manifest']
 
 # %% ../../nbs/lib/prepare/00_crop.ipynb #d0ef4f0d
 import hashlib
@@ -665,18 +665,40 @@ def _crop_records(
     return resume([*rows], work, ledger, stamp, "faces", threads, lost)
 
 # %% ../../nbs/lib/prepare/00_crop.ipynb #06a434b4
-_WRITES = ("crops.csv", "photographs.csv", "manifest.csv", "crops", "maps")  # here or by prepare
+_WRITES = ("crops.csv", "photographs.csv", "manifest.csv", "crops")  # here or by prepare
 
 
-def _refuse_strangers(out: Path) -> None:
+def refuse_strangers(
+    folder: Path,  # that is to be written
+    ledger: str,  # name of the file that says it is ours
+    names: Iterable[str],  # of what is written there
+) -> None:
     "Refuse a folder that has files of our names and no ledger of ours."
-    if (out / "crops.sqlite").exists():
+    if (folder / ledger).exists():
         return
-    if found := [name for name in _WRITES if (out / name).exists()]:
+    if found := [name for name in names if (folder / name).exists()]:
         raise FileExistsError(
-            f"{out} holds {', '.join(found)} and no crops.sqlite, so somebody else made them; "
-            "choose another folder for the crops"
+            f"{folder} holds {', '.join(found)} and no {ledger}, so somebody else made them; "
+            "choose another folder"
         )
+
+
+def _claim_folders(
+    out: Path,
+    places: Iterable[str],  # folders of maps of further columns, below it
+    ledger: Ledger,  # where those that are ours stand, with a slash
+    overwrite: bool,  # take what is there
+) -> None:
+    "Refuse a folder of a column that was added later when it is there and not ours."
+    names = [f"{place}/" for place in places]
+    known = ledger.known(names)
+    for name in names:
+        if safe_path(out, name).exists() and name not in known and not overwrite:
+            raise FileExistsError(
+                f"{out / name} is there and {ledger.path.name} does not know it, so somebody else "
+                "may have made it; choose another folder, or overwrite=True to write into it"
+            )
+    ledger.add({name: {"stamp": "", "record": {}} for name in names if name not in known})
 
 # %% ../../nbs/lib/prepare/00_crop.ipynb #b127342b
 def crop_manifest(
@@ -691,8 +713,8 @@ def crop_manifest(
     "Crop every photograph of a manifest, going on where it was stopped."
     rule, out = rule or CropRule(), Path(out).expanduser().resolve()
     _check_rule(rule)
-    _refuse_strangers(out)
     places = _map_folders(manifest.table, map_columns)
+    refuse_strangers(out, "crops.sqlite", (*_WRITES, *places.values()))
     rows = _crop_rows(manifest, places)
     if left := _left_behind(manifest, places):
         told = f"{left} name pictures below {manifest.root} and are left out of the crops' manifest"
@@ -701,6 +723,7 @@ def crop_manifest(
     own = {"source": getattr(source, "__qualname__", type(source).__name__)}
     settings = {**rule._asdict(), **getattr(source, "settings", own), "root": str(manifest.root)}
     ledger = Ledger(out / "crops.sqlite", settings, overwrite)
+    _claim_folders(out, [place for place in places.values() if place != "maps"], ledger, overwrite)
     told = _crop_records(rows, (manifest.root, out), source, rule, ledger, threads)
     records = pd.DataFrame(list(told), index=manifest.table.index)
     records = records.rename(columns={"score": "face_score"})  # as ledgers of before name it

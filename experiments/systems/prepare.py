@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from cyborg.demo import make_demo
-from cyborg.manifest import Manifest, write_manifest
+from cyborg.manifest import SPLITS, Manifest, write_manifest
 from cyborg.prepare.crop import CenterFace
 from cyborg.prepare.mentor import MentorConfig, train_autoencoder
-from cyborg.prepare.segmentation import landmark_map, segment_manifest
-from cyborg.prepare.sources import map_manifest, teacher_maps
+from cyborg.prepare.segmentation import landmark_map
+from cyborg.prepare.sources import map_manifest, picture_maps, teacher_maps
 from cyborg.settings import preset_config
 from cyborg.training import train
 
@@ -28,8 +28,6 @@ MASKS = {"masks": 16, "cells": 5}  # of RISE; thousands as published, which is h
 
 class FaceRegions:
     "Face regions from the landmarks of the face that is found."
-
-    settings = "CenterFace"
 
     def __init__(self):
         self.detector = CenterFace()
@@ -53,7 +51,9 @@ def main() -> None:
     demo = make_demo()
     base = {"manifest": str(demo.root / "manifest.csv"), "root": str(demo.root)}
     own = demo.root / "systems"
-    manifest = segment_manifest(demo, FaceRegions()).manifest
+    regions = picture_maps("segmentation", FaceRegions(), {"maps": "CenterFace"})
+    where = {"splits": SPLITS, "column": "segmentation"}
+    manifest = map_manifest(demo, regions, "systems/segmentation", **where).manifest
     settings = {**base, **NETWORK, "runs": str(own), "epochs": 6, "lr_step": 5}
     one, other = (
         train(preset_config("quick", settings | {"name": f"teacher{seed}", "seed": seed}))
