@@ -438,6 +438,26 @@ def test_a_further_column_of_maps_is_cropped_or_left_out(tmp_path):
             run(wrong)
 
 
+def test_folders_of_maps_that_somebody_else_made_are_left_alone(tmp_path):
+    manifest, boxes = photographs(tmp_path / "in", 2)
+    table = manifest.table.assign(teacher="maps/1.png")
+    manifest, out = Manifest(table, manifest.root), tmp_path / "out"
+    theirs = out / "maps_teacher" / "authentic" / "0.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"not ours")
+    run = lambda **how: crop_manifest(manifest, out, BoxTable(boxes), RULE, **how)  # noqa: E731
+    with pytest.raises(FileExistsError, match="out holds maps_teacher and no crops.sqlite"):
+        run(map_columns=["teacher"])
+    with pytest.warns(UserWarning, match="name pictures below"):
+        run()
+    with pytest.raises(FileExistsError, match="maps_teacher/ is there and crops.sqlite does not"):
+        run(map_columns=["teacher"])
+    assert theirs.read_bytes() == b"not ours"
+    run(map_columns=["teacher"], overwrite=True)
+    run(map_columns=["teacher"])  # ours from now on
+    assert read_map(theirs).shape == (34, 34)
+
+
 def test_a_killed_run_goes_on(tmp_path):
     manifest, boxes = photographs(tmp_path / "in", 150)
     boxes.to_csv(tmp_path / "boxes.csv", index=False)

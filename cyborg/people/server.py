@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,8 +24,17 @@ from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
+from anyio import CapacityLimiter, WouldBlock, to_thread
 from fastcore.basics import patch
 from fastcore.script import Param, store_true
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..demo import make_demo
 from ..files import ManifestError, data_root
@@ -57,33 +66,40 @@ from cyborg.people.store import (
     UnknownTrial,
     text_hash,
 )
-from .tables import WORKER, StudySettings, make_pairs, pairs_table, trials
+from cyborg.people.tables import (
+    WORKER,
+    StudySettings,
+    make_pairs,
+    pairs_table,
+    subjects,
+    trials,
+)
 
 # %% ../../nbs/lib/people/08_server.ipynb #583630f2
 BODY_LIMIT = 2_000_000  # bytes of an answer; 20,000 points on each picture take 1,200,000
 ENTRY_LIMIT = 200_000  # bytes of any other request
 LARGE = 60_000  # bytes; larger answers wait for each other, and nobody else for them
 STATUS = {UnknownTrial: 404, ForeignTrial: 403, AlreadyAnswered: 409, AnnotationError: 400}
+NOT_KEPT = {"Cache-Control": "no-store"}
 SERVER_LOG = logging.getLogger("cyborg.people.server")
 
 
-class HTTPFault(Exception):
-    "A request that is refused."
-
-    def __init__(self, status: int, message: str, wait: float = 0.0):
-        super().__init__(message)
-        self.status = status
-        self.wait = wait  # seconds after which it may be tried again; 0: never
-
-
-def _reply(content: Mapping, status: int = 200, wait: float = 0.0):
+def _reply(
+    content: Mapping,  # for JSON; NaN is refused
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     "A JSON response that nobody keeps, in ASCII: what came may hold what UTF-8 cannot."
-    from starlette.responses import Response
-
-    headers = {"Cache-Control": "no-store"}
-    headers |= {"Retry-After": str(int(wait) + 1)} if wait else {}
     text = json.dumps(dict(content), allow_nan=False)
-    return Response(text, status, headers, "application/json")
+    return Response(text, status, {**NOT_KEPT, **(headers or {})}, "application/json")
+
+
+def _later(
+    message: str,
+    wait: float,  # seconds after which it may be tried again
+) -> HTTPException:
+    "The refusal of what is too much now."
+    return HTTPException(429, message, {"Retry-After": str(int(wait) + 1)})
 
 
 THREADS = {"subjects": 3, "large": 1, "progress": 1, "export": 1}
@@ -93,10 +109,8 @@ WAITING = 8  # large answers that may wait
 @lru_cache
 def _threads(
     whose: str,  # one of THREADS
-) -> Any:  # anyio.CapacityLimiter
+) -> CapacityLimiter:
     "Few threads: with forty, most of their time goes into waiting for the interpreter's lock."
-    from anyio import CapacityLimiter
-
     return CapacityLimiter(THREADS[whose])
 
 # %% ../../nbs/lib/people/08_server.ipynb #5329f7db
@@ -128,33 +142,50 @@ class Allowance:
                 self.taken = {k: one for k, one in self.taken.items() if one[1] > fresh}
         return 0.0
 
+# %% ../../nbs/lib/people/08_server.ipynb #d8436caf
+async def _refused(request: Request, fault: HTTPException) -> Response:
+    return _reply({"error": fault.detail}, fault.status_code, fault.headers)
+
+
+async def _not_accepted(request: Request, fault: AnnotationError) -> Response:
+    return _reply({"error": str(fault)}, STATUS[type(fault)])
+
+
+async def _not_stored(request: Request, fault: Exception) -> Response:
+    error = "it cannot be stored now; keep it and try again"
+    return _reply({"error": error}, 503, {"Retry-After": "2"})
+
+
+async def _our_fault(request: Request, fault: Exception) -> Response:
+    return _reply({"error": "the server made a mistake, which it has written down"}, 500)
+
+
+FAULTS = {
+    HTTPException: _refused,
+    AnnotationError: _not_accepted,
+    sa.exc.OperationalError: _not_stored,  # disk full, database locked or gone
+    sa.exc.TimeoutError: _not_stored,
+    Exception: _our_fault,
+}
+
 # %% ../../nbs/lib/people/08_server.ipynb #015023c9
 def _endpoint(
-    work: Callable[[Any, dict], Any],  # of a request and its body: a dict or a response
+    work: Callable[[Request, dict], Mapping | Response],  # of a request and its body
     whose: str = "subjects",  # threads
     limit: int = ENTRY_LIMIT,  # bytes of a body
-    first: Callable[[Any], None] | None = None,  # looks at the request before its body is read
-) -> Callable:
-    "An endpoint that works in a thread, and whose refusals are told in words."
+    first: Callable[[Request], None] | None = None,  # looks at the request before its body is read
+) -> Callable[[Request], Awaitable[Response]]:
+    "An endpoint that works in a thread; `FAULTS` answers for what it raises."
 
-    def done(request, content):
+    def done(request: Request, content: bytes) -> Response:
         found = work(request, _parsed(content) if request.method == "POST" else {})
         return _reply(found) if isinstance(found, Mapping) else found
 
-    async def call(request):
-        try:
-            if first:
-                await _in_thread(whose, first, request)
-            content = await _content(request, limit) if request.method == "POST" else b""
-            return await _in_thread(
-                "large" if len(content) > LARGE else whose, done, request, content
-            )
-        except HTTPFault as fault:
-            return _reply({"error": str(fault)}, fault.status, fault.wait)
-        except AnnotationError as fault:
-            return _reply({"error": str(fault)}, STATUS[type(fault)])
-        except (sa.exc.OperationalError, sa.exc.TimeoutError):  # disk full, database locked or gone
-            return _reply({"error": "it cannot be stored now; keep it and try again"}, 503, 1)
+    async def call(request: Request) -> Response:
+        if first:
+            await _in_thread(whose, first, request)
+        content = await _content(request, limit) if request.method == "POST" else b""
+        return await _in_thread("large" if len(content) > LARGE else whose, done, request, content)
 
     return call
 
@@ -165,16 +196,14 @@ async def _in_thread(
     *given: Any,  # request, and what it brought
 ) -> Any:
     "What the work gives; an export that would have to wait for another is refused."
-    from anyio import WouldBlock, to_thread
-
     if whose == "large" and _threads(whose).statistics().tasks_waiting >= WAITING:
-        raise HTTPFault(429, "busy: others are sending much, too; it is tried again", 2)
+        raise _later("busy: others are sending much, too; it is tried again", 2)
     if whose != "export":
         return await to_thread.run_sync(work, *given, limiter=_threads(whose))
     try:
         _threads(whose).acquire_on_behalf_of_nowait(given[0])
     except WouldBlock as error:
-        raise HTTPFault(429, "busy: an export is being made; try again later", 10) from error
+        raise _later("busy: an export is being made; try again later", 10) from error
     try:
         return await to_thread.run_sync(work, *given)
     finally:
@@ -182,26 +211,31 @@ async def _in_thread(
 
 # %% ../../nbs/lib/people/08_server.ipynb #3536d037
 async def _content(
-    request: Any,  # starlette.requests.Request
+    request: Request,
     limit: int,  # bytes
 ) -> bytes:
-    "The body of a request; HTTPFault where it is too large or broke off."
-    from starlette.requests import ClientDisconnect
-
-    fault = HTTPFault(413, f"the request has more than {limit:,} bytes")
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told[:20]) > limit:
-        raise fault
-    pieces, size = [], 0
+    "The body of a request; refused where it is too large or broke off."
+    too_large = HTTPException(413, f"the request has more than {limit:,} bytes")
+    if _length(request, 0) > limit:
+        raise too_large
+    content = bytearray()
     try:
         async for piece in request.stream():
-            size += len(piece)
-            if size > limit:
-                raise fault
-            pieces.append(piece)
+            content += piece
+            if len(content) > limit:
+                raise too_large
     except ClientDisconnect as error:
-        raise HTTPFault(400, "the request broke off") from error
-    return b"".join(pieces)
+        raise HTTPException(400, "the request broke off") from error
+    return bytes(content)
+
+
+def _length(
+    request: Request,
+    unsaid: int,  # what counts where it does not say
+) -> int:  # bytes
+    "How long a request says it is."
+    said = request.headers.get("content-length", "")
+    return int(said[:20]) if said.isdecimal() else unsaid
 
 
 def _no_number(text: str) -> None:
@@ -211,28 +245,26 @@ def _no_number(text: str) -> None:
 def _parsed(
     content: bytes,
 ) -> dict:
-    "The JSON object a request brought; HTTPFault for anything else."
+    "The JSON object a request brought; anything else is refused."
     try:
         body = json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
-        raise HTTPFault(400, "the request is no JSON that can be read") from error
+        raise HTTPException(400, "the request is no JSON that can be read") from error
     if not isinstance(body, dict):
-        raise HTTPFault(400, "the request is no JSON object")
+        raise HTTPException(400, "the request is no JSON object")
     return body
 
 # %% ../../nbs/lib/people/08_server.ipynb #1e7e46d7
 def _file(
     content: bytes,
     kind: str,  # media type
-) -> Any:  # starlette.responses.Response
+) -> Response:
     "A file that nobody keeps."
-    from starlette.responses import Response
-
-    return Response(content, media_type=kind, headers={"Cache-Control": "no-store"})
+    return Response(content, media_type=kind, headers=NOT_KEPT)
 
 
 def _bearer(
-    request: Any,
+    request: Request,
 ) -> str:
     "The token of a request, empty when it has none."
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -265,21 +297,20 @@ class CrowdPage:
         self.texts["consent_hash"] = text_hash(self.texts["consent"])
         self.settings = self.store.settings
 
-    def _subject(self, request: Any) -> Subject:
-        "Who asks; HTTPFault for a token nobody has."
+    def _subject(self, request: Request) -> Subject:
+        "Who asks; a token nobody has is refused."
         if (subject := self.store.subject_of(_bearer(request))) is None:
-            raise HTTPFault(401, "token: nobody takes part under it; open your link again")
+            raise HTTPException(401, "token: nobody takes part under it; open your link again")
         return subject
 
-    def _may_send(self, request: Any) -> None:
-        "HTTPFault for a token nobody has, and for more than a hand can paint."
+    def _may_send(self, request: Request) -> None:
+        "Refuse a token nobody has, and more than a hand can paint."
         self._subject(request)
-        told = request.headers.get("content-length", "")
-        size = int(told[:20]) if told.isdecimal() else BODY_LIMIT
+        size = _length(request, BODY_LIMIT)
         if size > BODY_LIMIT:
-            raise HTTPFault(413, f"the request has more than {BODY_LIMIT:,} bytes")
+            raise HTTPException(413, f"the request has more than {BODY_LIMIT:,} bytes")
         if wait := self.sent.take(_bearer(request), max(size, 4000)):
-            raise HTTPFault(429, f"too much at once: it is tried again in {wait:.0f} s", wait)
+            raise _later(f"too much at once: it is tried again in {wait:.0f} s", wait)
 
 # %% ../../nbs/lib/people/08_server.ipynb #2435a676
 FULL = "full: this study has all the answers it wants"
@@ -288,27 +319,27 @@ FULL = "full: this study has all the answers it wants"
 @patch
 def enter(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # worker, entry, consent: hash of the text that was agreed to
 ) -> dict:  # token, and where Mechanical Turk wants a finished assignment sent
     "Let somebody in who has agreed to this text, as long as answers are wanted."
     entry, worker = body.get("entry", {}), body.get("worker")
     if not isinstance(body.get("consent"), str):
-        raise HTTPFault(400, "consent: wanted the hash of the text that was agreed to")
+        raise HTTPException(400, "consent: wanted the hash of the text that was agreed to")
     if body["consent"] != self.texts["consent_hash"]:
-        raise HTTPFault(409, "consent: the text has changed; open your link again and read it")
+        raise HTTPException(409, "consent: the text has changed; open your link again and read it")
     if not isinstance(entry, dict) or len(entry) > 20:
-        raise HTTPFault(400, "entry: wanted at most 20 parameters")
+        raise HTTPException(400, "entry: wanted at most 20 parameters")
     if not all(isinstance(value, str) for value in entry.values()):
-        raise HTTPFault(400, "entry: wanted texts")
+        raise HTTPException(400, "entry: wanted texts")
     entry = {key[:50]: value[:200] for key, value in entry.items()}
     if entry.get("assignmentId") == PREVIEW:
-        raise HTTPFault(403, "preview: accept the task to take part")
+        raise HTTPException(403, "preview: accept the task to take part")
     if not isinstance(worker, str) or not WORKER.fullmatch(worker):
-        raise HTTPFault(400, "worker id: wanted 1 to 64 letters, digits or any of _ . @ + -")
+        raise HTTPException(400, "worker id: wanted 1 to 64 letters, digits or any of _ . @ + -")
     self._check_signature(worker, entry.get("signature", ""))
     if not self.store.has_room(worker):
-        raise HTTPFault(410, FULL)
+        raise HTTPException(410, FULL)
     subject = self.store.enter(worker, entry, self.texts["consent"])
     return {"token": subject.token, "submit": turk_address(entry)}
 
@@ -316,21 +347,21 @@ def enter(
 @patch
 def _check_signature(
     self: CrowdPage,
-    worker: Any,  # as the browser sent it
+    worker: str,  # as the browser sent it
     given: str,  # signature of the link
 ) -> None:
-    "HTTPFault where the study wants signed links and this is none."
+    "Refuse what is no signed link where the study wants one."
     if not self.signed:
         return
-    wanted = link_signature(self.store, str(worker))
+    wanted = link_signature(self.store, worker)
     if not secrets.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode()):
-        raise HTTPFault(403, "link: not made for this worker id; open it as you were sent it")
+        raise HTTPException(403, "link: not made for this worker id; open it as you were sent it")
 
 # %% ../../nbs/lib/people/08_server.ipynb #10716138
 @patch
 def trial(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # empty
 ) -> dict:  # what the browser is told: nothing here may depend on which picture is which
     "The next trial, or the end."
@@ -340,17 +371,17 @@ def trial(
         code = self.store.enter(subject.worker).code
         return {"done": True, "full": not code, "code": code, "url": self.url if code else ""}
     place, every = trial.number - self.settings.practice, self.settings.break_every
-    told = {"done": False, "trial": trial.trial, "number": trial.number}
-    told |= {"total": self.settings.length, "question": trial.question, "side": self.side}
-    told |= {"practice": trial.kind == "practice", "marks": self.settings.marks}
-    told |= {"rest": bool(every and place > 0 and place % every == 0)}
-    return told | {"left": f"picture/{trial.left_name}", "right": f"picture/{trial.right_name}"}
+    shown = {"done": False, "trial": trial.trial, "number": trial.number}
+    shown |= {"total": self.settings.length, "question": trial.question, "side": self.side}
+    shown |= {"practice": trial.kind == "practice", "marks": self.settings.marks}
+    shown |= {"rest": bool(every and place > 0 and place % every == 0)}
+    return shown | {"left": f"picture/{trial.left_name}", "right": f"picture/{trial.right_name}"}
 
 # %% ../../nbs/lib/people/08_server.ipynb #1e54abfc
 @patch
 def answer(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # trial, choice, strokes, seconds, layout
 ) -> dict:
     "Store an answer; only practice is told whether it was right."
@@ -358,12 +389,12 @@ def answer(
     found = self.store.trial_of(subject, body.get("trial"))
     strokes = body.get("strokes")
     if not isinstance(strokes, dict) or set(strokes) != {"left", "right"}:
-        raise HTTPFault(400, "strokes: wanted one list for left and one for right")
+        raise HTTPException(400, "strokes: wanted one list for left and one for right")
     sizes = {"left": (found.left_width, found.left_height)}
     sizes["right"] = (found.right_width, found.right_height)
-    own = {name: to_picture(strokes[name], *size, self.side) for name, size in sizes.items()}
-    given = body.get("choice"), own, body.get("seconds")
-    done = self.store.answer(subject, found.trial, *given, layout=body.get("layout"))
+    marks = {name: to_picture(strokes[name], *size, self.side) for name, size in sizes.items()}
+    chosen = body.get("choice"), marks, body.get("seconds")
+    done = self.store.answer(subject, found.trial, *chosen, layout=body.get("layout"))
     right = {True: "right", False: "wrong"}[done.correct]
     return {"stored": True, "feedback": right if done.kind == "practice" else None}
 
@@ -371,13 +402,13 @@ def answer(
 @patch
 def picture(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # empty
-) -> Any:  # starlette.responses.Response
+) -> Response:
     "The picture behind a random name, which belongs to one side of one trial."
     name = request.path_params["name"]
     if not RANDOM_NAME.fullmatch(name):
-        raise HTTPFault(404, "picture: there is none of that name")
+        raise HTTPException(404, "picture: there is none of that name")
     left = trials.c.left_name == name
     wanted = (
         sa.select(trials.c.left_label, trials.c.kind, left.label("left"), pairs_table)
@@ -387,7 +418,7 @@ def picture(
     with self.store.reads() as connection:
         found = connection.execute(wanted).first()
     if found is None:
-        raise HTTPFault(404, "picture: there is none of that name")
+        raise HTTPException(404, "picture: there is none of that name")
     authentic = (found.left_label == "authentic") == bool(found.left)
     image = found.authentic if authentic else found.synthetic
     check = not authentic and found.kind == "attention"
@@ -397,16 +428,16 @@ def picture(
 @patch
 def _administrator(
     self: CrowdPage,
-    request: Any,
+    request: Request,
 ) -> None:
-    "HTTPFault unless the request has the administrator's token."
+    "Refuse a request without the administrator's token."
     address = request.client.host if request.client else "unknown"
     if wait := self.tries.take(address, 1):
         SERVER_LOG.warning("administration: %s tries too many tokens, refused", address)
-        raise HTTPFault(429, f"token: too many wrong ones; try again in {wait:.0f} s", wait)
+        raise _later(f"token: too many wrong ones; try again in {wait:.0f} s", wait)
     if not secrets.compare_digest(_bearer(request).encode(), self.admin.encode()):
         SERVER_LOG.warning("administration: %s has a wrong token", address)
-        raise HTTPFault(403, "token: it is not the administrator's")
+        raise HTTPException(403, "token: it is not the administrator's")
     self.tries.take(address, -1)
 
 # %% ../../nbs/lib/people/08_server.ipynb #096d1053
@@ -435,7 +466,7 @@ def exports(self: CrowdPage) -> tuple[str, ...]:
 @patch
 def progress(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # empty
 ) -> dict:  # exports, progress, sources, subjects
     "Where the study stands."
@@ -462,8 +493,6 @@ def counts(
     self: AnnotationStore,
 ) -> dict[str, int]:  # pairs, subjects, finished
     "How many pairs are asked, and how many people came and finished."
-    from cyborg.people.tables import subjects
-
     with self.reads() as connection:
         pairs = sa.select(sa.func.count()).where(pairs_table.c.kind == "pair")
         people = sa.select(sa.func.count(), sa.func.count(subjects.c.finished))
@@ -474,13 +503,13 @@ def counts(
 @patch
 def exclude(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # worker, excluded: true or false
 ) -> dict:
     "Leave a subject out by hand, or take that back; its answers count to the wanted ones or not."
     self._administrator(request)
     if not isinstance(body.get("excluded"), bool):
-        raise HTTPFault(400, "excluded: wanted true or false")
+        raise HTTPException(400, "excluded: wanted true or false")
     self.store.exclude(body.get("worker"), body["excluded"])
     return {"stored": True}
 
@@ -488,14 +517,14 @@ def exclude(
 @patch
 def export(
     self: CrowdPage,
-    request: Any,
+    request: Request,
     body: Mapping,  # empty
-) -> Any:  # starlette.responses.Response
-    "A file for the administrator; HTTPFault for another name or when it would be empty."
+) -> Response:
+    "A file for the administrator; another name, or one that would be empty, is refused."
     self._administrator(request)
     name = request.path_params["name"]
     if name not in self.exports:
-        raise HTTPFault(404, f"export: wanted one of {', '.join(self.exports)}")
+        raise HTTPException(404, f"export: wanted one of {', '.join(self.exports)}")
     self.store.checkpoint()
     if name == COPY:
         return _file(_copied(self.store), "application/vnd.sqlite3")
@@ -503,7 +532,7 @@ def export(
         summary = subject_summary(self.store.annotations(strokes=False))
         return _file(everybody(self.store, summary).to_csv().encode(), "text/csv")
     if not len(table := self.store.annotations()):
-        raise HTTPFault(409, "export: nothing was answered yet")
+        raise HTTPException(409, "export: nothing was answered yet")
     return _file(_exported(name, table, self.manifest), "application/octet-stream")
 
 # %% ../../nbs/lib/people/08_server.ipynb #49234517
@@ -557,14 +586,8 @@ def static_folder() -> Path:
 @patch
 def app(
     self: CrowdPage,
-) -> Any:  # starlette.applications.Starlette
+) -> Starlette:
     "The web application, to be served by uvicorn or any other ASGI server."
-    from starlette.applications import Starlette
-    from starlette.middleware import Middleware
-    from starlette.responses import FileResponse
-    from starlette.routing import Mount, Route
-    from starlette.staticfiles import StaticFiles
-
     folder = static_folder()
     routes = [
         Route("/", lambda request: FileResponse(folder / "study.html")),
@@ -583,43 +606,31 @@ def app(
         Route("/admin/export/{name}", _endpoint(self.export, "export")),
         Mount("/static", StaticFiles(directory=folder)),
     ]
-    faults = {Exception: _our_fault}
-    middleware = [Middleware(_Headers)]
-    return Starlette(False, routes, middleware, faults, lifespan=self._lifespan)
+    return Starlette(False, routes, [Middleware(_Headers)], FAULTS, lifespan=self._lifespan)
 
 
 @patch
 @asynccontextmanager
 async def _lifespan(
     self: CrowdPage,
-    app: Any,
-):
+    app: Starlette,
+) -> AsyncIterator[None]:
     "While the application runs; in the end everything is in the store's file."
-    from anyio import to_thread
-
     yield
     await to_thread.run_sync(self.store.checkpoint, 5.0)
-
-
-async def _our_fault(
-    request: Any,
-    error: Exception,  # which the server logs
-) -> Any:  # starlette.responses.Response
-    "What a browser is told of a fault of ours, once: to repeat it would not help."
-    return _reply({"error": "the server made a mistake, which it has written down"}, 500)
 
 # %% ../../nbs/lib/people/08_server.ipynb #ab451aa2
 class _Headers:
     "Adds `HEADERS` to every response."
 
-    def __init__(self, app: Any):
+    def __init__(self, app: ASGIApp):
         self.app = app
 
-    async def __call__(self, scope, receive, send):
-        async def with_headers(message):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *own]}
+                ours = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *ours]}
             await send(message)
 
         await self.app(scope, receive, with_headers)
