@@ -450,7 +450,7 @@ def test_folders_of_maps_that_somebody_else_made_are_left_alone(tmp_path):
         run(map_columns=["teacher"])
     with pytest.warns(UserWarning, match="name pictures below"):
         run()
-    with pytest.raises(FileExistsError, match="maps_teacher/ is there and crops.sqlite does not"):
+    with pytest.raises(FileExistsError, match="maps_teacher is there and crops.sqlite does not"):
         run(map_columns=["teacher"])
     assert theirs.read_bytes() == b"not ours"
     run(map_columns=["teacher"], overwrite=True)

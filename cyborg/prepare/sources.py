@@ -141,8 +141,7 @@ def _drawn(
     names = dict(zip(images, (f"{folder}/maps/{n}" for n in crop_names(images)), strict=True))
     cells = table.reindex(columns=source.columns, fill_value="").astype(str).itertuples(index=False)
     stamps = {
-        image: [file_stamp(root / image), *row]
-        for image, row in zip(images, cells, strict=True)
+        image: [file_stamp(root / image), *row] for image, row in zip(images, cells, strict=True)
     }
     there = {}
     for start in range(0, len(images), 500):
