@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['set_seed', 'train', 'Run', 'load_run']
 
-# %% ../nbs/lib/18_training.ipynb #50ca4f63
+# %% ../nbs/lib/18_training.ipynb #2ed42153
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from .data import TRAINING_MAPS, ImageDataset, human_map_means, make_loader
+from .data import TRAINING_MAPS, Batch, ImageDataset, human_map_means, make_loader
 from cyborg.epoch import (
     Progress,
     build_network,
@@ -58,30 +58,27 @@ from .trial import check_room, check_run, trained_rows
 def fit(
     state: State,
     loaders: dict[str, Any],  # train and val
-    config: RunConfig,
-    precision: str,  # fp32 or bf16
-    folder: Path,  # the run folder
+    config: Any,  # settings, of which `epochs` and `seed` are read
+    run: Callable[[str, Iterable[Batch]], dict[str, float]],  # a pass over a split -> its columns
+    save: Callable[[], None],  # all there is after an epoch
+    report: Callable[[Progress, dict[str, float]], None],  # prints a line about an epoch
     accelerator: Accelerator,
     callbacks: Iterable[Callable[[pd.DataFrame], None]] = (),  # called with the history so far
-    weights: torch.Tensor | None = None,  # (n,), of the training images, see `image_weights`
 ) -> None:
     "Train until `config.epochs` or the schedule's end, writing all there is after each epoch."
-    network, optimizer = accelerator.prepare(state.network, state.optimizer)
     steps = len(loaders["train"]) + len(loaders["val"])
     progress = Progress(steps * config.epochs, done=steps * state.epoch)
     while state.epoch < config.epochs and not state.finished:
         start, epoch = time.monotonic(), state.epoch + 1
         set_seed(config.seed, epoch)
-        row = {"epoch": epoch, "lr": state.optimizer.param_groups[0]["lr"]}
-        for split, stepping in (("train", optimizer), ("val", None)):
+        row = {"epoch": epoch}
+        for split in ("train", "val"):
             loaders[split].set_epoch(epoch)
-            batches = progress.watch(loaders[split], epoch)
-            own = weights if split == "train" else None
-            row |= run_epoch(network, batches, config, accelerator, precision, stepping, own)
+            row |= run(split, progress.watch(loaders[split], epoch))
         state.next_epoch({**row, "seconds": round(time.monotonic() - start, 2)})
         if accelerator.is_main_process:
-            save_epoch(state, config, folder)
-            progress.epoch(state.history[-1], config.epochs)
+            save()
+            report(progress, state.history[-1])
             for callback in callbacks:
                 callback(pd.DataFrame(state.history))
         accelerator.wait_for_everyone()
@@ -159,7 +156,18 @@ def _train_in(
     best = best_epoch(state.history, config.ties) + 1 if state.history else 0
     join_run(state, folder, record, config.epochs, best, accelerator)
     precision = record["resolved"]["precision"]
-    fit(state, loaders, config, precision, folder, accelerator, callbacks, weights)
+    network, optimizer = accelerator.prepare(network, state.optimizer)
+
+    def run(split: str, batches: Iterable[Batch]) -> dict[str, float]:
+        how = batches, config, accelerator, precision
+        if split == "val":
+            return run_epoch(network, *how)
+        rate = {"lr": state.optimizer.param_groups[0]["lr"]}
+        return rate | run_epoch(network, *how, optimizer, weights)
+
+    save = lambda: save_epoch(state, config, folder)  # noqa: E731
+    report = lambda progress, row: progress.epoch(row, config.epochs)  # noqa: E731
+    fit(state, loaders, config, run, save, report, accelerator, callbacks)
 
 # %% ../nbs/lib/18_training.ipynb #8f81fb04
 class Run(NamedTuple):
@@ -215,6 +223,6 @@ def _with_weights(
     return network
 
 # %% ../nbs/lib/18_training.ipynb #5511a758
-from .data import Batch  # noqa: F401
+from .data import Batch
 from .epoch import batch_loss  # noqa: F401
 from .settings import preset_config  # noqa: F401

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Img2Pose']
 
-# %% ../../nbs/lib/prepare/03_img2pose.ipynb #9a5e2849
+# %% ../../nbs/lib/prepare/03_img2pose.ipynb #c8c0d60e
 from pathlib import Path
 from typing import NamedTuple
 

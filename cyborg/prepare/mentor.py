@@ -8,7 +8,6 @@ __all__ = ['MentorConfig', 'annotated_split', 'train_autoencoder', 'learning_cur
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #e00939f3
 import dataclasses
 import json
-import time
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from cyborg.models import (
 from ..runs import State, is_complete, join_run, load_state, new_record, run_folder, save_run
 from ..saliency import cc, unit_range
 from ..settings import AUTOENCODERS, SettingsError
-from ..training import set_seed
+from ..training import fit
 
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #a97393bc
 class _Up(nn.Module):
@@ -227,21 +226,15 @@ def map_datasets(
         datasets[split] = dataset
     return datasets
 
-# %% ../../nbs/lib/prepare/05_mentor.ipynb #14501438
-class Pass(NamedTuple):
-    "Means over the images of one pass."
-
-    loss: float
-    cc: float  # correlation with the human maps; NaN where all are flat
-
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #14518a56
 def run_maps(
     model: MapAutoencoder,
     batches: Iterable[Batch],
     precision: str = "fp32",  # or bf16
     optimizer: torch.optim.Optimizer | None = None,  # None: validation
-) -> Pass:
-    "One pass over the data."
+) -> dict[str, float]:  # by column of history.csv: loss and correlation
+    "One pass over the data: means over its images; the correlation is NaN where all are flat."
+    split = "train" if optimizer else "val"
     device, losses, agreements = next(model.parameters()).device, [], []
     model.train(optimizer is not None)
     with torch.set_grad_enabled(optimizer is not None):
@@ -260,7 +253,7 @@ def run_maps(
     agreement = np.concatenate(agreements)
     known = agreement[~np.isnan(agreement)]
     mean = float(known.mean()) if len(known) else float("nan")
-    return Pass(float(sum(losses)) / len(agreement), mean)
+    return {f"{split}_loss": float(sum(losses)) / len(agreement), f"{split}_cc": mean}
 
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #2b57fbdd
 def mean_map_loss(
@@ -299,34 +292,30 @@ def fit_maps(
     config: MentorConfig,
     precision: str,  # fp32 or bf16
     folder: Path,
+    accelerator: Accelerator,
     callbacks: Iterable[Callable[[pd.DataFrame], None]] = (),  # called with the history so far
 ) -> None:
-    "Train until `config.epochs`, saving after each."
+    "Train until `config.epochs` by the loop of `training`, saving after each."
     loaders = {
         split: make_loader(data, config.batch_size, split == "train", config.seed, config.workers)
         for split, data in datasets.items()
     }
-    steps, baseline = sum(map(len, loaders.values())), mean_map_loss(datasets)
-    progress = Progress(steps * config.epochs, done=steps * state.epoch)
-    while state.epoch < config.epochs:
-        start, epoch = time.monotonic(), state.epoch + 1
-        set_seed(config.seed, epoch)
-        passes = {}
-        for split, optimizer in (("train", state.optimizer), ("val", None)):
-            loaders[split].set_epoch(epoch)
-            batches = progress.watch(loaders[split], epoch)
-            passes[split] = run_maps(state.network, batches, precision, optimizer)
-        row = {f"{split}_{k}": v for split, one in passes.items() for k, v in one._asdict().items()}
-        row = {"epoch": epoch, **row, "mean_map_loss": baseline}
-        state.history.append({**row, "seconds": round(time.monotonic() - start, 2)})
-        save_maps_epoch(state, folder)
+    baseline = {"mean_map_loss": mean_map_loss(datasets)}
+
+    def run(split: str, batches: Iterable[Batch]) -> dict[str, float]:
+        if split == "train":
+            return run_maps(state.network, batches, precision, state.optimizer)
+        return run_maps(state.network, batches, precision) | baseline
+
+    def report(progress: Progress, row: dict[str, float]) -> None:
         progress.write(
-            f"epoch {epoch:3d} of {config.epochs}: loss train {row['train_loss']:.4f} "
-            f"val {row['val_loss']:.4f} (mean map {baseline:.4f}), CC {row['val_cc']:.3f}, "
-            f"{progress.left()}"
+            f"epoch {row['epoch']:3d} of {config.epochs}: loss train {row['train_loss']:.4f} "
+            f"val {row['val_loss']:.4f} (mean map {row['mean_map_loss']:.4f}), "
+            f"CC {row['val_cc']:.3f}, {progress.left()}"
         )
-        for callback in callbacks:
-            callback(pd.DataFrame(state.history))
+
+    save = lambda: save_maps_epoch(state, folder)  # noqa: E731
+    fit(state, loaders, config, run, save, report, accelerator, callbacks)
 
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #38adbe36
 def train_autoencoder(
@@ -362,7 +351,7 @@ def train_autoencoder(
         load_state(state, folder)
         best = _best_maps_epoch(state.history)
         join_run(state, folder, record, config.epochs, best, accelerator)
-        fit_maps(state, datasets, config, precision, folder, callbacks)
+        fit_maps(state, datasets, config, precision, folder, accelerator, callbacks)
     return folder
 
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #0c9692f9
