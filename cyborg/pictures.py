@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['PATH_MISTAKES', 'MAX_PIXELS', 'PictureError', 'refusal', 'file_status', 'file_bytes', 'require_whole', 'open_picture',
-           'upright', 'pixels_of', 'read_picture', 'picture_size', 'Decoded', 'decode_square']
+           'upright', 'pixels_of', 'read_picture', 'picture_size', 'Decoded', 'decode_square', 'network_pixels']
 
-# %% ../nbs/lib/01_pictures.ipynb #009ced5d
+# %% ../nbs/lib/01_pictures.ipynb #d9e480c5
 import io
 import os
 import stat
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -351,3 +351,17 @@ def decode_square(
     "Decode a picture to a square; raises `PictureError`."
     with open_picture(source, name) as image:
         return _upright_square(image, size, _called(source, name))
+
+# %% ../nbs/lib/01_pictures.ipynb #8e3c5d6f
+def network_pixels(
+    pixels: np.ndarray,  # (B, H, W, 3) uint8 RGB
+    scaled: Callable[[np.ndarray], np.ndarray],  # of (B, H, W, 3), colours as the network has them
+    colours: str = "RGB",  # or BGR
+    layout: str = "NCHW",  # or NHWC, as networks that come from Keras have it
+) -> np.ndarray:  # (B, 3, H, W) or (B, H, W, 3) float32
+    "Pictures in the order of a network."
+    if colours not in ("RGB", "BGR") or layout not in ("NCHW", "NHWC"):
+        came = f"colours is {colours!r}, layout {layout!r}"
+        raise ValueError(f"{came}, expected RGB or BGR, NCHW or NHWC")
+    found = scaled(pixels[..., ::-1] if colours == "BGR" else pixels).astype(np.float32)
+    return np.ascontiguousarray(found if layout == "NHWC" else found.transpose(0, 3, 1, 2))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRUST', 'is_trusted']
 
-# %% ../../nbs/lib/others/03_scorers.ipynb #7f457908
+# %% ../../nbs/lib/others/03_scorers.ipynb #e469ecc8
 import os
 import re
 import warnings
@@ -27,6 +27,7 @@ from ..manifest import CLASSES, label_word
 from ..models import Network, WeightsError, load_exactly, read_state_dict
 from .attention import read_attention
 from .cnndetection import read_cnndetection
+from ..pictures import network_pixels
 from ..prepare.crop import onnx_network
 from ..training import load_run
 
@@ -73,16 +74,12 @@ def network_input(
     how: Preprocessing,
 ) -> np.ndarray:  # (B, 3, s, s) or (B, s, s, 3) float32; s is the crop or S
     "Crop, scale and order pixels as a network wants them."
-    if how.colours not in ("RGB", "BGR") or how.layout not in ("NCHW", "NHWC"):
-        raise ValueError(f"colours and layout are {how[4:]}, expected RGB or BGR, NCHW or NHWC")
     if not 0 <= how.crop <= how.size:
         raise ValueError(f"crop is {how.crop}, expected 0 to {how.size}, the size")
     side = how.crop or how.size
     seen = slice((how.size - side) // 2, (how.size - side) // 2 + side)
-    seen = pixels[:, seen, seen]
-    seen = seen[..., ::-1] if how.colours == "BGR" else seen
-    scaled = ((seen / 255 - how.mean) / how.std).astype(np.float32)
-    return np.ascontiguousarray(scaled if how.layout == "NHWC" else scaled.transpose(0, 3, 1, 2))
+    scaled = lambda pixels: (pixels / 255 - how.mean) / how.std  # noqa: E731
+    return network_pixels(pixels[:, seen, seen], scaled, how.colours, how.layout)
 
 # %% ../../nbs/lib/others/03_scorers.ipynb #02d7dc47
 @dataclass(frozen=True)

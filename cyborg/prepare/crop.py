@@ -230,10 +230,10 @@ def _box_values(
 ) -> np.ndarray:  # (n, 13) box, score, points; NaN where the table tells nothing
     "The numbers of a table of boxes; ManifestError where a box is half there or inside out."
     wanted = [*BOX_COLUMNS[1:], *BOX_OPTIONS]
-    told = table.reindex(columns=wanted).replace({"": np.nan})
-    values = told.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    cells = table.reindex(columns=wanted).replace({"": np.nan})
+    values = cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     whole = np.isfinite(values[:, :4]).all(axis=1) & (values[:, :2] < values[:, 2:4]).all(axis=1)
-    bad = ~whole & told[wanted[:4]].notna().any(axis=1).to_numpy()
+    bad = ~whole & cells[wanted[:4]].notna().any(axis=1).to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ManifestError(
@@ -259,8 +259,8 @@ class BoxTable:
         self.values = values[~np.isnan(values[:, 0])]
         names = table["image"][~np.isnan(values[:, 0])].astype(str).reset_index(drop=True)
         self.rows = names.groupby(names, sort=False).indices
-        told = "\0".join(names).encode() + self.values.tobytes()
-        self.settings = {"source": "table", "boxes": hashlib.sha256(told).hexdigest()}
+        content = "\0".join(names).encode() + self.values.tobytes()
+        self.settings = {"source": "table", "boxes": hashlib.sha256(content).hexdigest()}
 
     def __call__(
         self,
@@ -641,9 +641,9 @@ def _crops_manifest(
     table["image"] = "crops/" + names
     for column, place in places.items():
         table[column] = (place + "/" + names).where(table[column] != "", "")
-    told = records[kept].drop(columns=["status", "reason"])
-    left = [*_left_behind(manifest, places), *told]
-    return Manifest(table.drop(columns=left, errors="ignore").join(told), out, manifest.classes)
+    faces = records[kept].drop(columns=["status", "reason"])
+    left = [*_left_behind(manifest, places), *faces]
+    return Manifest(table.drop(columns=left, errors="ignore").join(faces), out, manifest.classes)
 
 # %% ../../nbs/lib/prepare/00_crop.ipynb #393e342e
 def _crop_records(
@@ -717,15 +717,15 @@ def crop_manifest(
     refuse_strangers(out, "crops.sqlite", (*_WRITES, *places.values()))
     rows = _crop_rows(manifest, places)
     if left := _left_behind(manifest, places):
-        told = f"{left} name pictures below {manifest.root} and are left out of the crops' manifest"
-        warnings.warn(f"{told}; map_columns crops maps, too", stacklevel=2)
+        text = f"{left} name pictures below {manifest.root} and are left out of the crops' manifest"
+        warnings.warn(f"{text}; map_columns crops maps, too", stacklevel=2)
     source = CenterFace() if source is None else source
     own = {"source": getattr(source, "__qualname__", type(source).__name__)}
     settings = {**rule._asdict(), **getattr(source, "settings", own), "root": str(manifest.root)}
     ledger = Ledger(out / "crops.sqlite", settings, overwrite)
     _claim_folders(out, [place for place in places.values() if place != "maps"], ledger, overwrite)
-    told = _crop_records(rows, (manifest.root, out), source, rule, ledger, threads)
-    records = pd.DataFrame(list(told), index=manifest.table.index)
+    records = _crop_records(rows, (manifest.root, out), source, rule, ledger, threads)
+    records = pd.DataFrame(list(records), index=manifest.table.index)
     records = records.rename(columns={"score": "face_score"})  # as ledgers of before name it
     crops = _crops_manifest(manifest, records, rows, places, out)
     table = manifest.table[["image", "label", "source"]].join(records)

@@ -28,7 +28,7 @@ from cyborg.files import (
     safe_path,
 )
 from ..manifest import Manifest
-from ..pictures import read_picture
+from ..pictures import network_pixels, read_picture
 from .crop import BOX_OPTIONS, POINTS, onnx_network
 
 # %% ../../nbs/lib/prepare/01_quality.ipynb #5c3a297a
@@ -162,13 +162,10 @@ class OnnxScorer:
         layout: str = "NCHW",  # or NHWC, as networks that come from Keras have it
         output: int | None = None,  # which of its numbers; None: it has only one
     ):
-        if colours not in ("RGB", "BGR") or layout not in ("NCHW", "NHWC"):
-            raise ValueError(
-                f"colours is {colours!r}, layout {layout!r}, expected RGB/BGR, NCHW/NHWC"
-            )
         self.settings = {"size": size, "mean": list(mean), "scale": scale, "colours": colours}
         self.settings |= {"layout": layout, "output": output}
-        self.path, self._own = Path(path), threading.local()
+        self._input(np.zeros((1, 1, 3), np.uint8))  # refuses what does not exist, by name
+        self.path, self._thread = Path(path), threading.local()
         onnx_network(self.path)
         self.settings["file"] = content_hash(self.path)
 
@@ -180,32 +177,39 @@ def __call__(
     row: Mapping[str, Any] | None = None,  # not used
 ) -> float:
     "The network's number for a picture."
-    told = self.settings
-    if not hasattr(self._own, "network"):
-        self._own.network = onnx_network(self.path)
-    image = cv2.resize(pixels, (told["size"],) * 2, interpolation=cv2.INTER_AREA)
-    image = image[..., ::-1] if told["colours"] == "BGR" else image
-    image = ((image - np.array(told["mean"])) * told["scale"]).astype(np.float32)[None]
-    image = image if told["layout"] == "NHWC" else image.transpose(0, 3, 1, 2)
-    self._own.network.setInput(np.ascontiguousarray(image))
+    if not hasattr(self._thread, "network"):
+        self._thread.network = onnx_network(self.path)
+    image, output = self._input(pixels), self.settings["output"]
+    self._thread.network.setInput(image)
     try:
-        numbers = np.ravel(self._own.network.forward())
+        numbers = np.ravel(self._thread.network.forward())
     except cv2.error as error:
         raise ValueError(f"{self.path} does not take {image.shape}: {error.err}") from error
-    if told["output"] is None and len(numbers) != 1:
+    if output is None and len(numbers) != 1:
         raise ValueError(f"{self.path} gives {len(numbers)} numbers, say which: output=0, ...")
-    return float(numbers[told["output"] or 0])
+    return float(numbers[output or 0])
+
+
+@patch
+def _input(
+    self: OnnxScorer,
+    pixels: np.ndarray,  # (H, W, 3) uint8 RGB
+) -> np.ndarray:  # (1, 3, S, S) or (1, S, S, 3) float32
+    how = self.settings
+    image = cv2.resize(pixels, (how["size"],) * 2, interpolation=cv2.INTER_AREA)[None]
+    scaled = lambda image: (image - np.array(how["mean"])) * how["scale"]  # noqa: E731
+    return network_pixels(image, scaled, how["colours"], how["layout"])
 
 # %% ../../nbs/lib/prepare/01_quality.ipynb #1a1b96a1
-def _told(scorer: QualityScorer) -> Any:
+def _settings(scorer: QualityScorer) -> Any:
     "What a scorer's results depend on, as far as it says."
     return getattr(scorer, "settings", getattr(scorer, "__qualname__", type(scorer).__name__))
 
 
 def _columns(scorers: Mapping[str, QualityScorer]) -> set[str] | None:
     "The columns that scorers read; None where one of them does not say."
-    told = [getattr(scorer, "columns", None) for scorer in scorers.values()]
-    return None if None in told else set().union(*told)
+    read = [getattr(scorer, "columns", None) for scorer in scorers.values()]
+    return None if None in read else set().union(*read)
 
 
 def _score_one(
@@ -236,8 +240,8 @@ def score_images(
     if unknown := [name for name in weights or {} if name not in scorers]:
         hint = did_you_mean(unknown[0], tuple(scorers))
         raise ValueError(f"weights names {unknown[0]!r}{hint}, scorers are {tuple(scorers)}")
-    told = {name: _told(scorer) for name, scorer in scorers.items()}
-    settings = {"scorers": told, "weights": dict(weights or {}), "root": str(manifest.root)}
+    how = {name: _settings(scorer) for name, scorer in scorers.items()}
+    settings = {"scorers": how, "weights": dict(weights or {}), "root": str(manifest.root)}
     scores = Ledger(ledger, settings, overwrite)
     table, place = manifest.table, pd.Index(manifest.table["image"])
     row = lambda name: table.iloc[place.get_loc(name)].to_dict()  # noqa: E731
