@@ -31,7 +31,16 @@ from cyborg.explore.curves import (
     settings_html,
     settings_table,
 )
-from cyborg.explore.maps import PAGE, MapExplorer, averaged_over, map_figures
+from cyborg.explore.maps import (
+    PAGE,
+    MapExplorer,
+    alert,
+    averaged_over,
+    map_figures,
+    scatter_figure,
+    scatter_html,
+    status,
+)
 from cyborg.explore.picture import (
     ImageExplorer,
     explain_image,
@@ -547,7 +556,7 @@ def test_the_largest_face_is_cropped_as_the_crop_rule_does(tmp_path):
     found = framed(tmp_path / "two.png", 64, lambda *_: [small, large])
     wanted = crop_picture(pixels, face_crop(large, (300, 400), 64))
     np.testing.assert_array_equal(found.pixels, wanted)
-    assert found.told.startswith("2 faces found, the largest is cropped")
+    assert found.words.startswith("2 faces found, the largest is cropped")
 
 
 @pytest.mark.parametrize(
@@ -563,14 +572,14 @@ def test_without_a_usable_face_the_picture_is_taken_as_it_is(tmp_path, faces, to
     found = framed(
         tmp_path / "p.png", 32, lambda *_: [FaceBox(np.array(box, float)) for box in faces]
     )
-    assert told in found.told and found.told.endswith("taken as it is")
+    assert told in found.words and found.words.endswith("taken as it is")
     assert (found.pixels == 9).all() and found.pixels.shape == (32, 32, 3)
 
 
 def test_a_transparent_picture_is_cropped_with_the_pixels_of_training(tmp_path):
     Image.fromarray(np.zeros((99, 99, 4), np.uint8)).save(tmp_path / "t.png")
     found = framed(tmp_path / "t.png", 32, lambda *_: [FaceBox(np.array([10.0, 10, 90, 90]))])
-    assert found.told.startswith("one face found and cropped")
+    assert found.words.startswith("one face found and cropped")
     assert (found.pixels == 128).all()
 
 
@@ -582,13 +591,13 @@ def test_a_photograph_is_cropped_and_the_switch_turns_it_off(made, tmp_path):
     scene.save(tmp_path / "scene.png")
     page = ImageExplorer(made.runs)
     page.show(tmp_path / "scene.png")
-    assert "one face found and cropped by the paper" in page.told.value
+    assert "one face found and cropped by the paper" in page.status.value
     cropped = page.as_wanted(tmp_path / "scene.png", 64).pixels
     face_alone = page.as_wanted(tmp_path / "scene.png", 64).pixels[16:48, 16:48].astype(float)
     assert np.abs(face_alone - (90, 110, 130)).mean() > 20  # the middle is no background
     page.crop.value = False
     page.show(tmp_path / "scene.png")
-    assert "not asked to crop" in page.told.value
+    assert "not asked to crop" in page.status.value
     assert (page.as_wanted(tmp_path / "scene.png", 64).pixels != cropped).any()
 
 
@@ -599,7 +608,7 @@ def test_pictures_without_faces_are_told(made, tmp_path):
     for pixels in (noise, np.full((64, 200, 3), 128, np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "none.png")
         page.show(tmp_path / "none.png")
-        assert "no face found: the picture is taken as it is" in page.told.value
+        assert "no face found: the picture is taken as it is" in page.status.value
 
 
 def test_without_the_extra_nothing_is_cropped(made, monkeypatch):
@@ -607,7 +616,7 @@ def test_without_the_extra_nothing_is_cropped(made, monkeypatch):
     page = ImageExplorer(made.runs)
     assert page.crop.disabled and not page.crop.value
     page.show(made.demo.root / made.demo.table["image"].iloc[0])
-    assert "without cyborg[faces]" in page.told.value
+    assert "without cyborg[faces]" in page.status.value
 
 
 # --- marks of each annotator -----------------------------------------------------------------
@@ -748,6 +757,31 @@ def test_damaged_predictions_are_said_in_the_figure(runs):
     for what in ("ROC", "AUC by generator", "ROC by generator"):
         figure = result_figure(find_runs(runs)[1:], what)
         assert "cut short or no Parquet file" in figure.layout.annotations[0].text
+
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+def test_names_of_others_are_text_wherever_they_stand(runs):
+    first, second = find_runs(runs)
+    first.scenario, first.name = SCRIPT, f"{SCRIPT}, seed 0"
+    first.predictions["source"] = SCRIPT
+    table = joined_predictions([first])
+    pages = [
+        averages_html(average_maps([first, second]), ceiling=SCRIPT),
+        image_html([first], table, 0),
+        marks_tile(np.zeros((64, 64, 3), np.uint8), [Mark(SCRIPT, True, np.eye(64) > 0)], 64),
+        settings_html([first]),
+        scatter_html(table.assign(scenario=SCRIPT)),
+        alert(SCRIPT),
+        status(SCRIPT),
+    ]
+    first.settings["arch"] = SCRIPT
+    pages.append(settings_html([first, second]))
+    assert not [page for page in pages if "<script" in page]
+    assert sum("&lt;script&gt;" in page for page in pages) == len(pages) - 1  # the plain settings
+    figures = map_figures([first]) | {"scatter": scatter_figure(table, SCRIPT)}
+    assert not [name for name, figure in figures.items() if "<script" in figure.layout.title.text]
 
 
 def test_settings_are_text(made):

@@ -18,7 +18,6 @@ from cyborg.measure.statistics import auc_interval
 from cyborg.others.frozen import FROZEN, fuse_into, write_scores
 from cyborg.report import differences, frozen, limits
 from cyborg.report import page as page_module
-from cyborg.report import panels as panels_module
 from cyborg.report import tables as tables_module
 from cyborg.report.differences import difference_figure, difference_table
 from cyborg.report.frozen import (
@@ -39,6 +38,7 @@ from cyborg.report.panels import (
     accuracy_figure,
     agreement_figure,
     annotator_table,
+    generator_figure,
     mean_map_figure,
     roc_by_generator,
     roc_panels,
@@ -270,6 +270,21 @@ def test_the_page_stands_alone_and_escapes_names(tmp_path):
     assert r"\bfseries 0.740 $\pm$ 0.040" in tex and r"\toprule" in tex
 
 
+def test_no_name_of_a_source_or_scenario_is_a_script(tables):
+    bad = "<script>alert('x')</script>"
+    rows = tables.measures.replace({"scenario": {"cyborg": bad}, "source": {"new": bad}})
+    study = tables.study | {"name": bad, "scenarios": {"classical": None, bad: None}}
+    runs = tables.runs.replace({"scenario": {"cyborg": bad}}).assign(positive=bad)
+    page = Page(tables._replace(measures=rows, study=study, runs=runs, problems=[bad]))
+    page.add("table", bad, bad, main_table)
+    page.add("pairs", "Pairs", "", differences.generator_tests, "classical")
+    page.add("auc", "AUC", "", generator_figure, "resnet50")
+    page.add("none", "Not there", "", main_table, bad)
+    text = page_html(page)
+    assert text.count("<script") == 2 and text.count("<script>") == 0  # a figure, and what draws it
+    assert text.count("&lt;script&gt;alert") >= 10
+
+
 def test_without_a_browser_the_page_is_written_and_says_so(tables, tmp_path, monkeypatch):
     page = Page(tables)
     page.add("roc", "ROC", "", roc_panels)
@@ -447,9 +462,7 @@ def test_people_are_beside_the_networks(tables, tmp_path):
 
 def test_a_note_counts_the_runs_of_its_figure(tables):
     assert "3 runs (3 seeds), 60 test images each" in note_of(roc_by_generator(tables, "xception"))
-    assert "6 runs (3 seeds), 60 test" in note_of(
-        panels_module.generator_figure(tables, "resnet50")
-    )
+    assert "6 runs (3 seeds), 60 test" in note_of(generator_figure(tables, "resnet50"))
     assert "6 runs (3 seeds), 60 test" in note_of(difference_figure(tables, "classical"))
     assert "9 runs (3 seeds), 60 test images each" in note_of(reliability_figure(tables))
     assert "3 runs (3 seeds), unknown number of validation images each" in note_of(

@@ -6,7 +6,6 @@
 __all__ = ['RunExplorer']
 
 # %% ../../nbs/lib/explore/04_curves.ipynb #54a5a0b1
-import html
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,24 +18,26 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from fastcore.basics import patch
+from markupsafe import Markup, escape
 
 from .maps import control_row, said
 from .views import GRID, Curve, RunView, find_runs
 from cyborg.figures import (
-    TEMPLATE,
     accuracy_curves,
     add_roc_band,
     auc_by_source,
     loss_curves,
     on_paper,
+    plotly_text,
     roc_axes,
     roc_by_source,
+    titled,
     training_curves,
 )
 from ..files import file_stamp
 from ..measure.bootstrap import roc_band
 from ..predictions import read_predictions
-from ..widgets import FigureHost
+from ..widgets import FigureHost, markup
 
 # %% ../../nbs/lib/explore/04_curves.ipynb #5fa65294
 def settings_table(
@@ -50,23 +51,22 @@ def settings_table(
     return pd.concat([table[differs], table[~differs]])
 
 
+_SETTINGS = """<div style="overflow:auto"><table><tr><td></td>
+{%- for name in names %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
+{%- for name, values in rows %}
+{%- set mark = "font-weight:bold;background:#FFF3D6" if differs(values) else "" -%}
+<tr><th scope="row">{{ name }}</th>
+{%- for value in values %}<td style="{{ mark }}">{{ value }}</td>{% endfor %}</tr>
+{%- endfor %}</table></div><p>Bold: differs between the runs.</p>"""
+
+
 def settings_html(
     runs: Sequence[RunView],
-) -> str:
+) -> Markup:
     "`settings_table` with what differs marked."
     table = settings_table(runs)
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table)
-    rows = []
-    for name, row in zip(table.index, table.to_numpy().tolist(), strict=True):
-        differs = len(set(row)) > 1
-        style = ' style="font-weight:bold;background:#FFF3D6"' if differs else ""
-        cells = "".join(f"<td{style}>{html.escape(value)}</td>" for value in row)
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
-    body = "".join(rows)
-    return (
-        f'<div style="overflow:auto"><table><tr><td></td>{head}</tr>{body}</table></div>'
-        "<p>Bold: differs between the runs.</p>"
-    )
+    rows = list(zip(table.index, table.to_numpy().tolist(), strict=True))
+    return markup(_SETTINGS, names=list(table), rows=rows, differs=lambda v: len(set(v)) > 1)
 
 # %% ../../nbs/lib/explore/04_curves.ipynb #749101f0
 def grouped(
@@ -92,9 +92,8 @@ def roc_bands(
         if curves:
             add_roc_band(figure, name, _mean_curve(curves), f"{name}: {_auc_words(curves)}")
     note = "Mean over runs; band: ±1 standard deviation of the TPR at given FPR; AUC: mean ± sd"
-    title = dict(text=f"ROC: {source or 'all generators'}", subtitle_text=note)
     on_paper(figure, 760, 620)
-    return roc_axes(figure).update_layout(template=TEMPLATE, title=title)
+    return roc_axes(titled(figure, f"ROC: {plotly_text(source) or 'all generators'}", note))
 
 # %% ../../nbs/lib/explore/04_curves.ipynb #79570726
 def _mean_curve(
@@ -187,7 +186,7 @@ def result_figure(
     try:
         figure, why = FIGURES[what](runs, source), "nothing to show yet"
     except (OSError, ValueError) as error:  # files that were damaged or are being written
-        figure, why = None, html.escape(str(error))
+        figure, why = None, str(error)
     return said(why) if figure is None else figure
 
 # %% ../../nbs/lib/explore/04_curves.ipynb #f34508b5
@@ -325,9 +324,9 @@ def poll(
             self.reread()
         training = [run for run in self.there if not run.ended]
         done = len(self.there) - len(training)
-        told = f"{len(training)} training, {done} of {len(self.there)} ended"
-        if self.status.value != told:
-            self.status.value = told
+        text = f"{len(training)} training, {done} of {len(self.there)} ended"
+        if self.status.value != text:
+            self.status.value = text
         return new
 
 
@@ -359,6 +358,6 @@ def _watch(
         if not reason and time.monotonic() - changed > self.quiet:
             reason = f"nothing has changed for {self.quiet:.0f} s"
         if reason and not stop.is_set():
-            self.status.value = html.escape(reason)
+            self.status.value = escape(reason)
             self.live.value = False  # which sets stop
         stop.wait(self.every)

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['MapExplorer']
 
-# %% ../../nbs/lib/explore/02_maps.ipynb #a04540bc
-import html
+# %% ../../nbs/lib/explore/02_maps.ipynb #5b247355
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from fastcore.basics import patch
+from markupsafe import Markup
 
 from cyborg.explore.tiles import (
     SORTS,
@@ -36,10 +36,18 @@ from cyborg.explore.tiles import (
     joined_predictions,
 )
 from .views import ExploreError, RunView, data_sets, find_runs
-from ..figures import LABEL_COLOURS, TEMPLATE, plotly_text, scenario_style, write_figures
+from cyborg.figures import (
+    GREY,
+    LABEL_COLOURS,
+    TEMPLATE,
+    plotly_text,
+    scenario_style,
+    titled,
+    write_figures,
+)
 from ..files import atomic_path
 from ..overlays import map_grid, sample_grid
-from ..widgets import FigureHost
+from ..widgets import FigureHost, markup
 
 # %% ../../nbs/lib/explore/02_maps.ipynb #2c3dbe8f
 @dataclass(frozen=True)
@@ -77,18 +85,26 @@ def control_row(*parts: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(parts, layout={"flex_flow": "row wrap"})
 
 
-def alert(text: str) -> str:  # HTML
-    "A message, markup in it as text."
-    return f'<p role="alert" style="color:#a33">{html.escape(text)}</p>' if text else ""
+_ALERT = """<p role="alert" style="color:#a33">{{ text }}</p>"""
+
+
+def alert(text: str) -> Markup:  # empty where there is no text
+    "A message of what went wrong."
+    return markup(_ALERT, text=text) if text else Markup()
+
+
+def status(text: str) -> Markup:
+    "A message of what is done."
+    return markup("""<p role="status">{{ text }}</p>""", text=text)
 
 
 def said(
-    why: str,  # HTML
+    why: str,
 ) -> go.Figure:
     "A sentence in the place of a figure."
     figure = go.Figure(layout=dict(template=TEMPLATE, height=200, margin_t=20))
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    return figure.add_annotation(text=why, showarrow=False, font_size=16)
+    return figure.add_annotation(text=plotly_text(why), showarrow=False, font_size=16)
 
 # %% ../../nbs/lib/explore/02_maps.ipynb #ff4e2545
 class MapExplorer(widgets.VBox):
@@ -363,7 +379,7 @@ def _draw_images(self: MapExplorer) -> None:
         image_html(self.chosen, self.table, int(row), **how, number=number)
         for number, row in enumerate(rows, start + 1)
     ]
-    self.images.value = "".join(parts) or "<p>No image fits this choice.</p>"
+    self.images.value = "".join(parts) or "<p>No image fits this choice.</p>"  # all of it HTML
 
 
 @patch
@@ -411,7 +427,7 @@ def scatter_traces(
     "A point an image: a colour a label, or a colour a scenario and a cross for the later label."
     traces, labels = [], sorted(rows["label"].unique())
     for names, group in rows.groupby(_groups_of(rows), sort=True):
-        colour, symbol = LABEL_COLOURS.get(names[-1], "#777777"), "circle"
+        colour, symbol = LABEL_COLOURS.get(names[-1], GREY), "circle"
         if len(names) > 1:
             colour = scenario_style(names[0]).colour
             symbol = "circle" if names[-1] == labels[0] else "x"
@@ -430,8 +446,7 @@ def scatter_figure(
 ) -> go.Figure:
     "Score against agreement; where there is no point, why."
     figure = go.Figure(scatter_traces(rows))
-    title = dict(text=html.escape(about), font_size=14)
-    figure.update_layout(template=TEMPLATE, height=400, margin_t=60, title=title)
+    titled(figure, plotly_text(about), title_font_size=14, height=400, margin_t=60)
     figure.update_xaxes(title_text=f"score{over}", range=[-0.03, 1.03])
     figure.update_yaxes(title_text=f"agreement (CC){over}", range=[-1.05, 1.05])
     if not rows["cc"].notna().any():
@@ -472,8 +487,8 @@ def averaged_over(
         return runs[0].name
     if len(names) > 1:
         counts = Counter(run.scenario for run in runs).items()
-        told = ", ".join(f"{name} ({n} run{'s' * (n > 1)})" for name, n in counts)
-        return f"each scenario by itself: {told}"
+        parts = ", ".join(f"{name} ({n} run{'s' * (n > 1)})" for name, n in counts)
+        return f"each scenario by itself: {parts}"
     other = [k for k in first if len({str(run.settings.get(k)) for run in runs}) > 1]
     other = ", ".join(name for name in other if name not in ("seed", "name", "runs"))
     about = f"mean of {len(runs)} runs of {names[0]}"
@@ -521,12 +536,13 @@ def marks_figure(
     "A picture, its human map and each annotator's marks (the paper's Fig. 4)."
     entry = table.iloc[row]
     picture, people = face(run, entry["image"], 224), human(run, entry["map"])
-    own = [] if picture.pixels is None else marks.of(entry["image"], 224)[:most]
-    if not own:
+    shown = [] if picture.pixels is None else marks.of(entry["image"], 224)[:most]
+    if not shown:
         return None
-    columns = {f"{i}: {mark.who[:12]}": [mark.mask.astype(float)] for i, mark in enumerate(own, 1)}
+    named = enumerate(shown, 1)
+    columns = {f"{i}: {mark.who[:12]}": [mark.mask.astype(float)] for i, mark in named}
     human_maps = None if people.pixels is None else [people.pixels]
-    title = f"From the marks of {len(own)} annotators to a human map"
+    title = f"From the marks of {len(shown)} annotators to a human map"
     titles = [f"{entry['source']} ({entry['label']})"]
     return sample_grid(picture.pixels[None], human_maps, columns, titles, title=title)
 
@@ -539,8 +555,8 @@ def map_figures(
     "Mean human maps by source (Fig. 4), means of the scenarios (Fig. 7) and of each run (Fig. 14)."
     found = average_maps(runs, source, label)
     about = ", ".join(filter(None, [runs[0].network, source or "all sources", label]))
-    told = found.about if not found.n_human else f"{found.n_human:,} with a human map"
-    note = plotly_text(f"{about}; {found.n_model:,} images, {told}; range [0, 1]")
+    maps = found.about if not found.n_human else f"{found.n_human:,} with a human map"
+    note = plotly_text(f"{about}; {found.n_model:,} images, {maps}; range [0, 1]")
     people = {"human maps": found.human} if found.n_human else {}
     people |= {} if found.training is None else {"human, training": found.training}
     rows = {
@@ -589,7 +605,7 @@ def export_figures(
 ) -> Path | None:  # the folder they are in; None where that failed
     "Write the figures of what is chosen beside the runs, and say where."
     state, folder = self.state, self.folder / "explored"
-    self.exported.value = '<p role="status">writing …</p>'
+    self.exported.value = status("writing …")
     try:
         if not self.chosen:
             raise ExploreError("no run is chosen")
@@ -603,8 +619,8 @@ def export_figures(
     except (OSError, ValueError) as error:
         self.exported.value = alert(f"nothing was written: {error}")
         return None
-    told = html.escape(f"{len(figures)} figures are in {folder.resolve()}")
-    self.exported.value = f'<p role="status">{told}</p>{alert(lacking)}'
+    text = f"{len(figures)} figures are in {folder.resolve()}"
+    self.exported.value = status(text) + alert(lacking)
     return folder
 
 

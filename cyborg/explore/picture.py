@@ -6,7 +6,6 @@
 __all__ = ['ImageExplorer']
 
 # %% ../../nbs/lib/explore/03_picture.ipynb #d58dc4c2
-import html
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from markupsafe import Markup
 from safetensors import SafetensorError
 from sklearn.metrics.pairwise import cosine_similarity
 from tqdm.auto import tqdm
@@ -27,7 +27,7 @@ from ..cache import ImageError, decode_image, open_cache
 from ..cam import grad_cam, model_saliency
 from ..data import normalised
 from ..evaluation import class_scores
-from .maps import alert, control_row
+from .maps import alert, control_row, status
 from .tiles import face, map_picture, row_of, tile
 from .views import ExploreError, RunView, find_runs, made_with
 from ..files import file_stamp
@@ -38,14 +38,14 @@ from ..pictures import read_picture
 from ..predictions import weights_digest
 from ..prepare.crop import CenterFace, FaceSource, choose_face, crop_picture, face_crop
 from ..training import load_run
-from ..widgets import DropZone
+from ..widgets import DropZone, markup
 
 # %% ../../nbs/lib/explore/03_picture.ipynb #4391452a
 class Framed(NamedTuple):
     "A picture as a network gets it, and what was done to it."
 
     pixels: np.ndarray  # (S, S, 3) uint8
-    told: str  # in words
+    words: str  # what was done
 
 
 def framed(
@@ -168,31 +168,36 @@ def nearest_images(
 LARGEST = 20e6  # bytes of an upload
 
 
+_EXPLANATION = """{{ tiles }}<table><tr><th></th><th>{{ label }}</th><th>change</th></tr>
+{%- for name, moved in blurred.items() -%}
+<tr><td>{{ name }} blurred</td><td>{{ "%.3f" % moved }}</td>
+<td>{{ "%+.3f" % (moved - score) }}</td></tr>
+{%- endfor -%}
+</table><p>Nearest training images{{ ": none, " ~ lacking if lacking }}</p>{{ nearest }}"""
+
+
 def explanation_html(
     found: Explanation,
     near: Sequence[tuple[np.ndarray | None, str]],  # nearest training images and what they are
     label: str = "synthetic",  # of the last class
     lacking: str = "",  # why there are no nearest images
-) -> str:
+) -> Markup:
     "Picture, maps, reactions and nearest training images."
-    tiles = [
-        tile(found.pixels, f"as the network sees it\n{label}: {found.score:.3f}"),
-        tile(
-            map_picture(found.cam, found.pixels, "overlay"),
-            "class activation map of the predicted class",
-        ),
-        tile(
-            map_picture(found.grad_cam, found.pixels, "overlay"), "GradCAM of the predicted class"
-        ),
-    ]
-    moved = "".join(
-        f"<tr><td>{name} blurred</td><td>{score:.3f}</td><td>{score - found.score:+.3f}</td></tr>"
-        for name, score in found.blurred.items()
+    maps = {"class activation map": found.cam, "GradCAM": found.grad_cam}
+    tiles = [tile(found.pixels, f"as the network sees it\n{label}: {found.score:.3f}")]
+    for name, map in maps.items():
+        tiles.append(
+            tile(map_picture(map, found.pixels, "overlay"), f"{name} of the predicted class")
+        )
+    return markup(
+        _EXPLANATION,
+        label=label,
+        score=found.score,
+        blurred=found.blurred,
+        tiles=row_of(tiles),
+        nearest=row_of([tile(picture, words, 96) for picture, words in near]),
+        lacking=lacking,
     )
-    table = f"<table><tr><th></th><th>{html.escape(label)}</th><th>change</th></tr>{moved}</table>"
-    nearest = row_of([tile(picture, words, 96) for picture, words in near])
-    words = html.escape(f"Nearest training images{': none, ' * bool(lacking)}{lacking}")
-    return row_of(tiles) + table + f"<p>{words}</p>" + nearest
 
 # %% ../../nbs/lib/explore/03_picture.ipynb #3ea89f9d
 class ImageExplorer(widgets.VBox):
@@ -215,13 +220,13 @@ class ImageExplorer(widgets.VBox):
         self.crop = widgets.Checkbox(
             value=there, disabled=not there, description="crop the face", indent=False
         )
-        self.message, self.told, self.result = (widgets.HTML() for _ in range(3))
+        self.message, self.status, self.result = (widgets.HTML() for _ in range(3))
         self._network, self._faces = (None, None), None
         self.upload.observe(lambda _: self.explain(), "picture")
         for control in (self.run, self.crop):
             control.observe(lambda _: self.explain(), "value")
         controls = control_row(widgets.VBox([self.run, self.crop]), self.upload)
-        super().__init__([controls, self.message, self.told, self.result])
+        super().__init__([controls, self.message, self.status, self.result])
 
 # %% ../../nbs/lib/explore/03_picture.ipynb #a531945f
 @patch
@@ -269,7 +274,7 @@ def show(
     self.result.value = explanation_html(
         found, pictures, run.record["provenance"]["classes"][-1], lacking
     )
-    self.told.value = f'<p role="status">{html.escape(picture.told)}</p>'
+    self.status.value = status(picture.words)
 
 # %% ../../nbs/lib/explore/03_picture.ipynb #3eb064ed
 @patch

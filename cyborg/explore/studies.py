@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['StudyExplorer']
 
-# %% ../../nbs/lib/explore/05_studies.ipynb #2a0f1129
+# %% ../../nbs/lib/explore/05_studies.ipynb #0e827dd5
 from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as widgets
 
-from .maps import alert
+from .maps import alert, status
 from .views import find_studies, found_runs
 
 # %% ../../nbs/lib/explore/05_studies.ipynb #5ceb0e2e
@@ -38,7 +38,7 @@ class StudyExplorer(widgets.VBox):
 
     def change(self) -> None:
         "Show the chosen study, or why it cannot be shown."
-        self.message.value = '<p role="status">reading …</p>'
+        self.message.value = status("reading …")
         try:
             self._put(self.explorer(self.study.value))
             self.message.value = ""

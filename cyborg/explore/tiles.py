@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['VIEWS']
 
-# %% ../../nbs/lib/explore/01_tiles.ipynb #fc7ebac0
-import html
+# %% ../../nbs/lib/explore/01_tiles.ipynb #001643f7
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from ..cache import ImageError, decode_image
 from .views import ExploreError, RunView
@@ -26,6 +27,7 @@ from ..overlays import colour_table, data_uri
 from ..people.ceiling import annotation_rows, find_annotations
 from ..predictions import MeanMaps
 from ..saliency import agreement, read_map, resize_map
+from ..widgets import markup
 
 # %% ../../nbs/lib/explore/01_tiles.ipynb #4990e909
 VIEWS = ("raw", "overlay", "contours")
@@ -85,33 +87,34 @@ def difference_picture(
     return np.rint(255 * (1 - share) + ends * share).astype(np.uint8)
 
 # %% ../../nbs/lib/explore/01_tiles.ipynb #757496d7
+_TILE = """<figure style="margin:0;width:{{ side }}px">
+{%- set box = "width:%dpx;height:%dpx" % (side, side) -%}
+{%- if picture -%}<img src="{{ picture }}" alt="{{ title }}" style="{{ box }}">
+{%- else -%}<div style="{{ box }};background:#eee;display:grid;place-items:center">none</div>
+{%- endif -%}
+<figcaption style="font:12px sans-serif;overflow-wrap:anywhere">
+{%- for line in title.split("\n") %}{{ line }}{% if not loop.last %}<br>{% endif %}{% endfor -%}
+{{ below }}</figcaption></figure>"""
+_ROW = """<div style="display:flex;flex-wrap:wrap;gap:10px;margin:6px 0">
+{%- for tile in tiles %}{{ tile }}{% endfor %}</div>"""
+
+
 def tile(
     pixels: np.ndarray | None,  # (H, W, 3) uint8; None: nothing to show
     title: str,  # below the picture, and its alternative text
     side: int = _SIDE,  # pixels
-    below: str = "",  # HTML after the title
-) -> str:  # HTML
+    below: str = "",  # after the title; escaped where it is no Markup
+) -> Markup:
     "One picture with its title, or a box that says there is none."
-    words = html.escape(title)
-    box = f"width:{side}px;height:{side}px"
-    picture = (
-        f'<div style="{box};background:#eee;display:grid;place-items:center">none</div>'
-        if pixels is None
-        else f'<img src="{data_uri(pixels)[0]}" alt="{words}" style="{box}">'
-    )
-    lines = words.replace("\n", "<br>") + below
-    return (
-        f'<figure style="margin:0;width:{side}px">{picture}'
-        f'<figcaption style="font:12px sans-serif;overflow-wrap:anywhere">{lines}</figcaption>'
-        "</figure>"
-    )
+    picture = "" if pixels is None else data_uri(pixels)[0]
+    return markup(_TILE, picture=picture, title=title, side=side, below=below)
 
 
 def row_of(
-    tiles: Sequence[str],  # of `tile`
-) -> str:  # HTML
+    tiles: Sequence[Markup],  # of `tile`
+) -> Markup:
     "Tiles beside each other, wrapped where they do not fit."
-    return f'<div style="display:flex;flex-wrap:wrap;gap:10px;margin:6px 0">{"".join(tiles)}</div>'
+    return markup(_ROW, tiles=tiles)
 
 # %% ../../nbs/lib/explore/01_tiles.ipynb #cae8bd43
 class Averages(NamedTuple):
@@ -178,29 +181,39 @@ def averages_html(
     view: str = "raw",  # one of VIEWS
     opacity: float = 0.5,
     ceiling: str = "",  # how far people agree with each other, in words
-) -> str:
+) -> Markup:
     "Human map, mean and difference of each scenario, and each run, with agreement in numbers."
     lacking = [tile(None, f"{name}\n{reason}") for name, reason in found.lacking.items()]
     if not found.models:
-        return "<p>No image of this source and label.</p>" + row_of(lacking)
-    shown = lambda map: None if map is None else map_picture(map, face, view, opacity)  # noqa: E731
-    tiles = [tile(shown(found.human), "\n".join(filter(None, [_people_words(found), ceiling])))]
+        return Markup("<p>No image of this source and label.</p>") + row_of(lacking)
+    draw = partial(map_picture, face=face, view=view, opacity=opacity)
+    human = None if found.human is None else draw(found.human)
+    tiles = [tile(human, "\n".join(filter(None, [_people_words(found), ceiling])))]
     if found.n_human and found.training is not None:
-        tiles.append(tile(shown(found.training), f"training images\nn = {found.n_training:,}"))
+        tiles.append(tile(draw(found.training), f"training images\nn = {found.n_training:,}"))
     for scenario, map in found.scenarios.items():
-        n, about = found.counts[scenario], _agreement(map, found.human)
-        which = f"{scenario}, mean of {n} runs" if n > 1 else f"{scenario}, one run"
-        words = f"{which}{about}\nn = {found.n_model:,} each"
-        tiles.append(tile(shown(map), words))
-        if found.human is not None:
-            difference = map - _sized(found.human, map.shape)
-            words = f"{scenario} − human\norange: more"
-            tiles.append(tile(difference_picture(difference), words))
+        tiles += _scenario_tiles(found, scenario, draw(map))
     singles = [
-        tile(shown(map), name + _agreement(map, found.human)) for name, map in found.models.items()
+        tile(draw(map), name + _agreement(map, found.human)) for name, map in found.models.items()
     ]
     one_each = len(found.models) == len(found.scenarios)  # then they are shown already
     return row_of(tiles) + row_of([*(() if one_each else singles), *lacking])
+
+
+def _scenario_tiles(
+    found: Averages,
+    scenario: str,
+    picture: np.ndarray,  # (side, side, 3) uint8, of its mean map
+) -> list[Markup]:
+    "The mean map of a scenario, and where it differs from the human one."
+    map, n = found.scenarios[scenario], found.counts[scenario]
+    which = f"{scenario}, mean of {n} runs" if n > 1 else f"{scenario}, one run"
+    about = f"{_agreement(map, found.human)}\nn = {found.n_model:,} each"
+    tiles = [tile(picture, which + about)]
+    if found.human is not None:
+        difference = difference_picture(map - _sized(found.human, map.shape))
+        tiles.append(tile(difference, f"{scenario} − human\norange: more"))
+    return tiles
 
 
 def _people_words(
@@ -247,26 +260,27 @@ def ceiling_words(
     if rows is None:
         return ""
     of = rows.drop_duplicates("metric").set_index("metric")["ceiling"]
-    told = ", ".join(f"{m.upper()} {of[m]:.2f}" for m in ("cc", "sim") if m in of)
-    return f"ceiling of single maps:\n{told}"
+    numbers = ", ".join(f"{m.upper()} {of[m]:.2f}" for m in ("cc", "sim") if m in of)
+    return f"ceiling of single maps:\n{numbers}"
 
 
 def annotators_html(
     rows: pd.DataFrame | None,  # of `annotator_rows`
     scenarios: Sequence[str],  # that are shown
-) -> str:
+) -> Markup:
     "Agreement with one annotator: of the others, the mean training map, and the scenarios."
     if rows is None:
-        return "<p>Ceiling: not known here; a study writes it to annotators.csv.</p>"
+        return Markup("<p>Ceiling: not known here; a study writes it to annotators.csv.</p>")
     by_metric = {m: g for m, g in rows.groupby("metric", sort=False) if m in ("cc", "sim")}
     lines = {"other annotators (the ceiling)": [g["ceiling"].iloc[0] for g in by_metric.values()]}
     lines["mean training map"] = [group["mean_map"].iloc[0] for group in by_metric.values()]
     for name in scenarios:
-        own = [g.loc[g["scenario"] == name, "model"] for g in by_metric.values()]
-        lines |= {name: [value.iloc[0] for value in own]} if all(map(len, own)) else {}
+        found = [g.loc[g["scenario"] == name, "model"] for g in by_metric.values()]
+        lines |= {name: [value.iloc[0] for value in found]} if all(map(len, found)) else {}
     table = pd.DataFrame(lines, index=[m.upper() for m in by_metric]).T
-    told = f"Agreement with single annotators, mean over {rows['n_images'].iloc[0]:,.0f} images"
-    return f"<p>{told}</p>" + table.to_html(float_format="{:.2f}".format, border=0)
+    text = f"Agreement with single annotators, mean over {rows['n_images'].iloc[0]:,.0f} images"
+    numbers = Markup(table.to_html(float_format="{:.2f}".format, border=0))
+    return markup("<p>{{ text }}</p>{{ numbers }}", text=text, numbers=numbers)
 
 # %% ../../nbs/lib/explore/01_tiles.ipynb #0ac88ac7
 SORTS = {  # name -> (column, whether the highest comes first)
@@ -449,24 +463,26 @@ def marks_picture(
     return picture
 
 
+_NAMES = """<br>
+{%- for colour, mark in shown %}{{ " " if not loop.first }}<span style="white-space:nowrap">
+{%- set square = "background:#666;color:" ~ colour -%}
+<span aria-hidden="true" style="{{ square }}">&#9632;</span> {{ mark.who[:12] }}
+{%- if not mark.correct %} (wrong){% endif %}</span>{% endfor %}"""
+
+
 def marks_tile(
     face: np.ndarray | None,  # (S, S, 3) uint8
     marks: Sequence[Mark],  # masks (S, S)
     side: int = _SIDE,  # S
-) -> str:  # HTML
+) -> Markup:
     "The outlines, and whose colour is whose."
     if face is None or not marks:
         return tile(None, "annotators: no marks" if face is not None else "annotators", side)
-    names = [
-        f'<span style="white-space:nowrap"><span aria-hidden="true" style="background:#666;'
-        f'color:{MARK_COLOURS[i % len(MARK_COLOURS)]}">&#9632;</span> '
-        f"{html.escape(mark.who[:12])}{'' if mark.correct else ' (wrong)'}</span>"
-        for i, mark in enumerate(marks)
-    ]
+    names = markup(_NAMES, shown=list(zip(cycle(MARK_COLOURS), marks, strict=False)))
     wrong = sum(not mark.correct for mark in marks)
     count = f"marks of {len(marks)} annotator{'s' * (len(marks) > 1)}"
     title = count + (f", {wrong} of them wrong" if wrong else "")
-    return tile(marks_picture(face, marks), title, side, "<br>" + " ".join(names))
+    return tile(marks_picture(face, marks), title, side, names)
 
 # %% ../../nbs/lib/explore/01_tiles.ipynb #a843bbde
 def image_html(
@@ -478,19 +494,19 @@ def image_html(
     marks: ImageMarks | None = None,  # of the annotators
     side: int = _SIDE,  # of a tile, pixels
     number: int | None = None,  # in the list that is shown
-) -> str:
+) -> Markup:
     "Picture, human map, annotators' marks, and the map of each run."
     entry = table.iloc[row]
     picture, people = face(runs[0], entry["image"], side), human(runs[0], entry["map"])
-    told = "" if number is None else f"No. {number}: "
-    told += f"{entry['source']} ({entry['label']})\n{entry['image']}"
-    tiles = [tile(picture.pixels, "\n".join(filter(None, [told, picture.reason])), side)]
+    title = "" if number is None else f"No. {number}: "
+    title += f"{entry['source']} ({entry['label']})\n{entry['image']}"
+    tiles = [tile(picture.pixels, "\n".join(filter(None, [title, picture.reason])), side)]
     draw = partial(map_picture, face=picture.pixels, view=view, opacity=opacity, side=side)
     tiles.append(_map_tile(people, "human map", draw, side))
     scores = [(run.predictions["score"].iat[row], run.predictions["cc"].iat[row]) for run in runs]
     if marks is not None:
-        own = [] if picture.pixels is None else marks.of(entry["image"], side)
-        tiles.append(marks_tile(picture.pixels, own, side))
+        painted = [] if picture.pixels is None else marks.of(entry["image"], side)
+        tiles.append(marks_tile(picture.pixels, painted, side))
     for run, (score, cc) in zip(runs, scores, strict=True):
         words = f"{run.name}\nscore {score:.2f}" + ("" if np.isnan(cc) else f", CC {cc:.2f}")
         tiles.append(_model_tile(run, row, words, entry["image"], view, opacity, side))
@@ -506,7 +522,7 @@ def _model_tile(
     view: str,
     opacity: float,
     side: int,
-) -> str:
+) -> Markup:
     "The map of one run, drawn once: another run that is chosen leaves this one as it is."
     picture = face(run, image, side).pixels
     draw = partial(map_picture, face=picture, view=view, opacity=opacity, side=side)
@@ -518,7 +534,7 @@ def _map_tile(
     words: str,
     draw: Any,  # of a map (h, w): its picture
     side: int,
-) -> str:
+) -> Markup:
     "A map with its words, or why there is none."
     seen = None if map.pixels is None else draw(map.pixels)
     return tile(seen, "\n".join(filter(None, [words, map.reason])), side)

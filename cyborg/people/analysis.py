@@ -7,7 +7,7 @@ __all__ = ['accuracy_by', 'two_way_bootstrap', 'd_prime', 'subject_accuracy', 'a
            'answer_times', 'time_difference', 'time_figure', 'krippendorff_alpha', 'subject_agreement', 'mixed_model',
            'exclusion_table', 'without_excluded_answers', 'read_ratings']
 
-# %% ../../nbs/lib/people/10_analysis.ipynb #17740842
+# %% ../../nbs/lib/people/10_analysis.ipynb #142d83ed
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from scipy import sparse, stats
 from scipy.special import expit, logit
 from statsmodels.genmod.bayes_mixed_glm import BinomialBayesMixedGLM
@@ -23,7 +22,7 @@ from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.proportion import proportion_confint
 
-from ..figures import SOURCE_COLOURS, TEMPLATE, faint
+from ..figures import CHANCE, SOURCE_COLOURS, TEMPLATE, faint, panels, titled
 from ..manifest import read_table
 from .annotations import ExclusionRules, subject_summary
 from .answers import HumanStudy, mean_accuracy
@@ -206,38 +205,32 @@ def accuracy_histogram(
     for flag in shown:
         one = accuracy_interval(answers[answers["annotated"] == flag])
         titles.append(f"{names[flag]}: {100 * one.value:.1f} % right ({one.n:,} answers)")
-    figure = make_subplots(1, len(shown), shared_yaxes="all", subplot_titles=titles)
+    figure, places = panels(titles, shared_yaxes="all")
     groups = sorted(answers[by].unique()) if by else [""]
     colours = SOURCE_COLOURS * (len(groups) // len(SOURCE_COLOURS) + 1)
-    for col, flag in enumerate(shown, 1):
+    for flag, place in zip(shown, places, strict=True):
         part = answers[answers["annotated"] == flag]
         for name, colour in zip(groups, colours, strict=False):
             own = part[part[by] == name] if by else part
             if len(own):
                 values = accuracy_by(own, unit)["accuracy"].to_numpy()
-                _add_bars(figure, values, name or "all", colour, col, bins)
+                _add_bars(figure, values, name or "all", colour, place["col"], bins)
     return _histogram_layout(figure, unit, len(shown), 0.5 / bins + 0.01)
 
 # %% ../../nbs/lib/people/10_analysis.ipynb #283410d2
 def _histogram_layout(
     figure: go.Figure,
     unit: str,  # pair or subject
-    panels: int,
+    count: int,  # of panels
     margin: float,  # shown below 0 and above 1
 ) -> go.Figure:
     "Titles, axes, and a legend below each panel."
-    for number in range(1, panels + 1):
+    for number in range(1, count + 1):
         place = dict(x=(number - 1) * 0.55, y=-0.2, xanchor="left", yanchor="top", font_size=13)
         figure.update_layout({"legend" if number == 1 else "legend2": place})
-    figure.update_layout(
-        template=TEMPLATE,
-        title_text=f"Accuracy by {unit}",
-        title_subtitle_text="Dotted: mean; dashed grey: chance",
-        margin_b=140,
-        margin_t=120,
-        height=520,
-    )
-    figure.add_vline(0.5, line=dict(color="#777777", dash="dash", width=1), row="all", col="all")
+    note = "Dotted: mean; dashed grey: chance"
+    titled(figure, f"Accuracy by {unit}", note, margin_b=140, height=520)
+    figure.add_vline(0.5, line=CHANCE | {"dash": "dash"}, row="all", col="all")
     figure.update_xaxes(title_text="share of right answers", range=[-margin, 1 + margin])
     figure.update_xaxes(tick0=0, dtick=0.2)
     figure.update_yaxes(title_text=f"number of {unit}s", rangemode="tozero", col=1)
@@ -302,10 +295,8 @@ def learning_figure(
         f"{found.slope:+.4f} log-odds a trial ({found.low:+.4f} to {found.high:+.4f}); "
         "bars: Wilson, 95 %"
     )
-    figure.update_layout(
-        template=TEMPLATE, title_text="Accuracy over trials", title_subtitle_text=text
-    )
-    figure.add_hline(0.5, line=dict(color="#777777", dash="dash", width=1))
+    titled(figure, "Accuracy over trials", text)
+    figure.add_hline(0.5, line=CHANCE)
     figure.update_xaxes(title_text="trial of the subject")
     return figure.update_yaxes(title_text="share of right answers", range=[0, 1.02])
 

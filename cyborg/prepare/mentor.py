@@ -26,7 +26,7 @@ from ..cache import open_cache
 from ..cam import min_max
 from ..data import Batch, ImageDataset, make_loader
 from ..epoch import Progress, choose_precision
-from ..figures import TEMPLATE
+from ..figures import titled
 from ..files import name_fault, reading, require_bool, runs_root
 from ..manifest import Manifest, data_name, group_split, read_manifest
 from cyborg.models import (
@@ -360,7 +360,7 @@ def learning_curves(
 ) -> go.Figure:
     "Loss by epoch, and that of the mean training map."
     names = {"train_loss": "training", "val_loss": "validation", "mean_map_loss": "mean map"}
-    figure = go.Figure(layout={"title": "Mean squared error of the maps", "template": TEMPLATE})
+    figure = titled(go.Figure(), "Mean squared error of the maps")
     for column, name in names.items():
         dash = "dot" if column == "mean_map_loss" else "solid"
         figure.add_scatter(x=history["epoch"], y=history[column], name=name, line={"dash": dash})
