@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['class_scores', 'image_scores', 'evaluation_mode', 'Scored', 'prediction_rows', 'saliency_means', 'predict',
-           'Comparison', 'comparisons', 'seen_sources', 'auc_table', 'roc_points', 'score_table', 'accuracy_table',
-           'agreement_table', 'class_table']
+           'Comparison', 'comparisons', 'pooled', 'seen_sources', 'auc_rows', 'auc_table', 'agreement_table',
+           'class_table']
 
-# %% ../nbs/lib/20_evaluation.ipynb #36aed94b
+# %% ../nbs/lib/20_evaluation.ipynb #3dbab233
 import json
 import shutil
 import warnings
@@ -23,7 +23,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from scipy.special import softmax
-from sklearn.metrics import roc_auc_score, roc_curve
 from tqdm.auto import tqdm
 
 from . import __version__
@@ -31,7 +30,8 @@ from .cache import open_cache
 from .cam import Which, model_saliency
 from .data import Batch, ImageDataset
 from .files import atomic_path, did_you_mean, read_json, require_bool, sweep_parts
-from .manifest import METRICS, NO_SOURCES, SUMMARIES, Manifest, default_classes
+from .manifest import METRICS, NO_SOURCES, Manifest, default_classes
+from .measure.corners import Corners, auc_of, mean_groups, mean_over, roc_corners
 from .others.released import released_score
 from cyborg.predictions import (
     EXCLUDED,
@@ -457,7 +457,7 @@ def _finish(
 class Comparison(NamedTuple):
     "A synthetic source and the authentic images it is held against."
 
-    source: str
+    source: str  # or pooled
     counterpart: str  # authentic sources, "|"-joined
     synthetic: np.ndarray  # (n,) bool, rows of the source
     authentic: np.ndarray  # (n,) bool, rows of its counterpart
@@ -550,6 +550,16 @@ def comparisons(
         pairs.append(Comparison(name, "|".join(named), rows, against.to_numpy()))
     return pairs
 
+
+def pooled(
+    predictions: pd.DataFrame,  # one split
+    classes: Sequence[str] | None = None,  # (authentic, synthetic), as for `_class_names`
+) -> Comparison:
+    "All synthetic images against all authentic ones."
+    low, high = _check_binary(predictions, classes)
+    synthetic = (predictions["label"] == high).to_numpy()
+    return Comparison("pooled", "|".join(_sources_of(predictions, low)), synthetic, ~synthetic)
+
 # %% ../nbs/lib/20_evaluation.ipynb #de7d920d
 def seen_sources(
     manifest: Manifest,  # the one that was trained on
@@ -578,38 +588,87 @@ def _finite_scores(
         raise ValueError(f"{score} is not finite in {bad} of {len(values)} rows")
     return values
 
-
-def _auc_of(
-    scores: np.ndarray,  # (n,)
-    synthetic: np.ndarray,  # (n,) bool
-    authentic: np.ndarray,  # (n,) bool
-) -> dict[str, int | float | str]:  # n_synthetic, n_authentic, auc, reason
-    "AUC of some rows against others; NaN and the reason where either has none."
-    counts = {"n_synthetic": int(synthetic.sum()), "n_authentic": int(authentic.sum())}
-    lacking = [name[2:] for name, n in counts.items() if not n]
-    if lacking:
-        return {**counts, "auc": np.nan, "reason": f"no {' and no '.join(lacking)} images"}
-    used = synthetic | authentic
-    return {**counts, "auc": float(roc_auc_score(synthetic[used], scores[used])), "reason": ""}
-
 # %% ../nbs/lib/20_evaluation.ipynb #59e66e0a
-def _macro_of(
-    rows: Sequence[Mapping],  # of sources, as in `auc_table`
-    authentic: Sequence[np.ndarray],  # (n,) bool, their counterparts
-) -> dict[str, int | float | str]:  # n_synthetic, n_authentic, auc, reason
-    "Mean AUC over sources, saying how many of them have one."
-    aucs = [row["auc"] for row in rows if not np.isnan(row["auc"])]
-    reason = f"mean of {len(aucs)} of {len(rows)} sources" if len(aucs) < len(rows) else ""
-    return {
-        "n_synthetic": sum(row["n_synthetic"] for row in rows),
-        "n_authentic": int(np.any(authentic, axis=0).sum())
-        if rows
-        else 0,  # shared ones count once
-        "auc": float(np.mean(aucs)) if aucs else np.nan,
-        "reason": reason if rows else "no such source",
-    }
+class Compared(NamedTuple):
+    "Synthetic images against authentic ones, by their scores."
+
+    pair: Comparison
+    seen: bool | None  # in training; None for all together, and for what pools
+    corners: Corners | None  # None where either side has no image
+
+    @property
+    def source(self) -> str:
+        "A generator, or pooled."
+        return self.pair.source
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        "Synthetic and authentic images."
+        return int(self.pair.synthetic.sum()), int(self.pair.authentic.sum())
+
+    @property
+    def auc(self) -> float:
+        "NaN where there is no curve."
+        return auc_of(self.corners) if self.corners else np.nan
+
+    @property
+    def reason(self) -> str:
+        "Why there is no curve, or nothing."
+        pairs = zip(("synthetic", "authentic"), self.counts, strict=True)
+        lacking = [name for name, n in pairs if not n]
+        return f"no {' and no '.join(lacking)} images" if lacking else ""
+
+
+def held_against(
+    pair: Comparison,
+    scores: np.ndarray,  # (n,)
+    seen: bool | None = None,  # in training
+) -> Compared:
+    "Some rows against others, sorted once."
+    used = pair.synthetic | pair.authentic
+    some = pair.synthetic.any() and pair.authentic.any()
+    return Compared(pair, seen, roc_corners(scores[used], pair.synthetic[used]) if some else None)
+
+
+def compared(
+    predictions: pd.DataFrame,  # of one split, two classes
+    seen: Sequence[str] = (),  # sources of the training split
+    counterparts: Mapping[str, str | Sequence[str]] | None = None,  # as for `comparisons`
+    classes: Sequence[str] | None = None,  # (authentic, synthetic), as for `_class_names`
+    score: str = "score",  # column to rank by
+) -> list[Compared]:  # by name of the generator; the last is `pooled`
+    "Each generator against its counterpart, then all against all."
+    if isinstance(seen, str):
+        raise ValueError(f"seen is {seen!r}, expected a sequence of sources")
+    scores = _finite_scores(predictions, score)
+    own = comparisons(predictions, counterparts, classes)
+    sides = [held_against(pair, scores, pair.source in seen) for pair in own]
+    return [*sides, held_against(pooled(predictions, classes), scores)]
 
 # %% ../nbs/lib/20_evaluation.ipynb #390913b1
+def auc_rows(
+    sides: Sequence[Compared],  # of `compared`
+) -> pd.DataFrame:  # as of `auc_table`
+    "AUC of each generator, of all together, and means over generators."
+    rows = [
+        {"source": side.source, "counterpart": side.pair.counterpart, "seen": side.seen}
+        | dict(zip(_COUNTS, side.counts, strict=True))
+        | {"auc": side.auc, "reason": side.reason}
+        for side in sides
+    ]
+    for name, chosen in mean_groups({side.source: side.seen for side in sides}).items():
+        own = [side for side in sides if side.source in chosen]
+        shared = np.any([side.pair.authentic for side in own], axis=0)  # these count once
+        counts = sum(side.counts[0] for side in own), int(shared.sum())
+        auc, reason = mean_over([side.auc for side in own])
+        row = {"source": name, "counterpart": sides[-1].pair.counterpart, "seen": None}
+        rows.append(row | dict(zip(_COUNTS, counts, strict=True)) | {"auc": auc, "reason": reason})
+    return pd.DataFrame(rows).astype({"seen": "boolean"})
+
+
+_COUNTS = ("n_synthetic", "n_authentic")
+
+
 def auc_table(
     predictions: pd.DataFrame,  # of `read_predictions`, one split, two classes
     seen: Sequence[str] = (),  # sources of the training split, see `seen_sources`
@@ -618,88 +677,9 @@ def auc_table(
     score: str = "score",  # column to rank by; the released code's ranking is "logit_1"
 ) -> pd.DataFrame:  # source, counterpart, seen, n_synthetic, n_authentic, auc, reason
     "AUC of each synthetic source against its authentic counterpart, then SUMMARIES."
-    if isinstance(seen, str):
-        raise ValueError(f"seen is {seen!r}, expected a sequence of sources")
-    scores, pairs = (
-        _finite_scores(predictions, score),
-        comparisons(predictions, counterparts, classes),
-    )
-    low, high = _check_binary(predictions, classes)
-    rows = [
-        {"source": pair.source, "counterpart": pair.counterpart, "seen": pair.source in seen}
-        | _auc_of(scores, pair.synthetic, pair.authentic)
-        for pair in pairs
-    ]
-    chosen = {"macro": (True, False), "macro_seen": (True,), "macro_unseen": (False,)}
-    label = predictions["label"].to_numpy()
-    values = {"pooled": _auc_of(scores, label == high, label == low)}
-    for name, kinds in chosen.items():
-        own = [i for i, row in enumerate(rows) if row["seen"] in kinds]
-        values[name] = _macro_of([rows[i] for i in own], [pairs[i].authentic for i in own])
-    cameras = "|".join(_sources_of(predictions, low))
-    rows += [{"source": n, "counterpart": cameras, "seen": None} | values[n] for n in SUMMARIES]
-    return pd.DataFrame(rows).astype({"seen": "boolean"})
-
-# %% ../nbs/lib/20_evaluation.ipynb #0f6f4ca9
-def roc_points(
-    predictions: pd.DataFrame,  # of `read_predictions`, one split, two classes
-    source: str | None = None,  # a synthetic source; None: all against all
-    counterparts: Mapping[str, str | Sequence[str]] | None = None,  # as for `comparisons`
-    classes: Sequence[str] | None = None,  # (authentic, synthetic), as for `_class_names`
-    score: str = "score",  # column to rank by
-) -> pd.DataFrame:  # fpr and tpr in [0, 1], rising; threshold, falling from infinity
-    "Corners of the ROC curve of a source against its counterpart."
-    pairs = {pair.source: pair for pair in comparisons(predictions, counterparts, classes)}
-    if source is not None and source not in pairs:
-        hint = did_you_mean(source, list(pairs))
-        raise ValueError(f"source is {source!r}, expected one of {list(pairs)}{hint}")
-    low, high = (
-        (predictions["label"] == name).to_numpy() for name in _check_binary(predictions, classes)
-    )
-    if source is not None:
-        low, high = pairs[source].authentic, pairs[source].synthetic
-    scores, used = _finite_scores(predictions, score), low | high
-    if not (low.any() and high.any()):
-        raise ValueError(
-            f"source {source!r} has {high.sum()} images, its counterpart {low.sum()}: no curve"
-        )
-    return pd.DataFrame(
-        dict(zip(("fpr", "tpr", "threshold"), roc_curve(high[used], scores[used]), strict=True))
-    )
-
-# %% ../nbs/lib/20_evaluation.ipynb #07f3fcf2
-def score_table(
-    predictions: pd.DataFrame,  # as for `auc_table`
-    **how: Any,  # for `auc_table`: seen, counterparts, classes
-) -> pd.DataFrame:  # source, seen, softmax, released (AUCs), difference (released - softmax)
-    "AUC of each source under both scores."
-    logits = predictions[["logit_0", "logit_1"]].to_numpy()
-    tables = [
-        auc_table(predictions.assign(score=image_scores(logits, score)), **how) for score in SCORES
-    ]
-    found = tables[0][["source", "seen"]].assign(
-        **{score: table["auc"] for score, table in zip(SCORES, tables, strict=True)}
-    )
-    return found.assign(difference=found["released"] - found["softmax"])
-
-# %% ../nbs/lib/20_evaluation.ipynb #41ebd8f7
-def accuracy(
-    predictions: pd.DataFrame,  # label and predicted
-) -> float:  # in [0, 1]
-    "Share of images whose predicted class is the true one."
-    return float((predictions["label"] == predictions["predicted"]).mean())
+    return auc_rows(compared(predictions, seen, counterparts, classes, score))
 
 # %% ../nbs/lib/20_evaluation.ipynb #96416cc4
-def accuracy_table(
-    predictions: pd.DataFrame,  # source, label and predicted
-) -> pd.DataFrame:  # source, label, n, accuracy
-    "Accuracy by source and label."
-    right = (predictions["label"] == predictions["predicted"]).groupby(
-        [predictions["source"], predictions["label"]]
-    )
-    return right.agg(n="size", accuracy="mean").reset_index()
-
-
 def agreement_table(
     predictions: pd.DataFrame,  # source, label and METRICS
 ) -> pd.DataFrame:  # source, label, n_images, n (those with a map), mean of each metric, reason
@@ -723,12 +703,12 @@ def class_table(
     right = (predictions["label"] == predictions["predicted"]).to_numpy()
     for c, name in enumerate(names):
         own = (predictions["label"] == name).to_numpy()
-        auc = _auc_of(scores[:, c], own, ~own)
+        auc = held_against(Comparison(name, "", own, ~own), scores[:, c]).auc
         share = right[own].mean() if own.any() else np.nan
-        reason = auc["reason"] and f"{own.sum()} of {len(own)} images are of the class"
+        reason = f"{own.sum()} of {len(own)} images are of the class" * bool(np.isnan(auc))
         rows.append(
-            {"class": name, "n": own.sum(), "auc": auc["auc"], "accuracy": share, "reason": reason}
+            {"class": name, "n": own.sum(), "auc": auc, "accuracy": share, "reason": reason}
         )
-    macro = _macro_of([{"auc": row["auc"], "n_synthetic": 0} for row in rows], [right])
-    last = {"class": "macro", "n": len(right), "auc": macro["auc"], "accuracy": right.mean()}
-    return pd.DataFrame([*rows, {**last, "reason": macro["reason"].replace("sources", "classes")}])
+    auc, reason = mean_over([row["auc"] for row in rows], "classes")
+    last = {"class": "macro", "n": len(right), "auc": auc, "accuracy": right.mean()}
+    return pd.DataFrame([*rows, {**last, "reason": reason}])

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from oracles import error_rates
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -27,20 +28,17 @@ from cyborg.cache import ImageError, decode_image
 from cyborg.data import TRAINING_MAPS
 from cyborg.evaluation import (
     Scored,
-    accuracy_table,
     agreement_table,
     auc_table,
     class_table,
+    compared,
     evaluation_mode,
     predict,
     prediction_rows,
-    roc_points,
-    score_table,
 )
 from cyborg.files import ManifestError
 from cyborg.findings import audit
-from cyborg.manifest import COLUMNS, METRICS, Manifest
-from cyborg.measure.errors import error_rates
+from cyborg.manifest import COLUMNS, METRICS, SUMMARIES, Manifest
 from cyborg.models import Output, make_network
 from cyborg.predictions import (
     FILES,
@@ -739,12 +737,10 @@ def test_auc_equals_counting_pairs(seed, levels):
     assert table.loc["macro_unseen", "auc"] == pytest.approx(unseen)
     assert table["seen"].tolist()[:3] == [False, True, False]
     assert (table["reason"] == "").all() and table["seen"].isna().sum() == 4
-    curve = roc_points(predictions, "progan")
-    area = np.sum(np.diff(curve["fpr"]) * (curve["tpr"][1:].to_numpy() + curve["tpr"][:-1]) / 2)
-    assert area == pytest.approx(expected["progan"])
-    pooled = roc_points(predictions)
-    area = np.sum(np.diff(pooled["fpr"]) * (pooled["tpr"][1:].to_numpy() + pooled["tpr"][:-1]) / 2)
-    assert area == pytest.approx(table.loc["pooled", "auc"])
+    for side in compared(predictions, seen=["sg3"]):
+        fpr, tpr = side.corners.fpr, side.corners.tpr
+        area = np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2)
+        assert area == pytest.approx(table.loc[side.source, "auc"])
 
 
 def test_a_source_of_both_labels_is_split_by_label():
@@ -773,9 +769,8 @@ def test_score_saturates_no_auc():
 def test_counterparts_that_do_not_exist():
     predictions = random_predictions(0, 10)
     column = predictions.replace({"counterpart": {"celeba": "celebA"}})
-    for table in (auc_table, roc_points):
-        with pytest.raises(ValueError, match=r"'celebA' of source 'progan'.*did you mean 'celeba'"):
-            table(column)
+    with pytest.raises(ValueError, match=r"'celebA' of source 'progan'.*did you mean 'celeba'"):
+        auc_table(column)
     with pytest.raises(ValueError, match="'progan' of source 'sg3' is no authentic source"):
         auc_table(predictions, counterparts={"sg3": ["progan"]})
     with pytest.raises(ValueError, match=r"names 'prgan', no synthetic source \(did you mean"):
@@ -794,12 +789,9 @@ def test_nothing_to_compare_with():
         + ["mean of 0 of 3 sources", "no such source", "mean of 0 of 3 sources"]
     )
     table = auc_table(predictions[predictions["label"] == "authentic"])
-    assert table["source"].tolist() == list(evaluation.SUMMARIES)
+    assert table["source"].tolist() == list(SUMMARIES)
     assert table["auc"].isna().all() and table["reason"][0] == "no synthetic images"
-    with pytest.raises(ValueError, match="no curve"):
-        roc_points(fake, "sg3")
-    with pytest.raises(ValueError, match="'sg2', expected one of .*did you mean 'sg3'"):
-        roc_points(predictions, "sg2")
+    assert [side.corners for side in compared(fake)] == [None] * 4
 
 
 def test_predictions_that_cannot_be_tabled():
@@ -828,15 +820,8 @@ def test_classes_of_other_names_follow_the_logits(manifest, tmp_path):
     assert auc_table(predictions).set_index("source").loc["progan", "auc"] == expected
 
 
-def test_accuracy_and_agreement_by_source(manifest, tmp_path):
+def test_agreement_by_source(manifest, tmp_path):
     predictions = read_predictions(predict(Tiny(), manifest, tmp_path))
-    right = (predictions["label"] == predictions["predicted"]).groupby(predictions["source"]).mean()
-    table = accuracy_table(predictions).set_index("source")
-    assert table["accuracy"].to_dict() == right.to_dict()
-    assert table["n"].sum() == 41
-    assert evaluation.accuracy(predictions) == pytest.approx(
-        (table["accuracy"] * table["n"]).sum() / 41
-    )
     table = agreement_table(predictions).set_index("source")
     rows = predictions[(predictions["source"] == "ffhq") & (predictions["map"] != "")]
     assert table.loc["ffhq", "n"] == len(rows) < table.loc["ffhq", "n_images"]
@@ -936,12 +921,10 @@ def test_what_the_score_does_equals_counting_pairs():
     z = np.round(rng.normal(size=(50, 2)) * 4) / 4  # exact in binary; ties, too
     table = table.assign(logit_0=z[:, 0], logit_1=z[:, 1])
     table.attrs["classes"] = ("authentic", "s")
-    row = score_table(table).set_index("source").loc["g"]
-    last = table["logit_1"]
-    assert row["released"] == pytest.approx(pairwise_auc(last[30:], last[:30]))
-    d = table["logit_1"] - table["logit_0"]
-    assert row["softmax"] == pytest.approx(pairwise_auc(d[30:], d[:30]))
-    assert row["difference"] == pytest.approx(row["released"] - row["softmax"])
+    logits = z.astype(np.float32)
+    for score, by in (("released", z[:, 1]), ("softmax", z[:, 1] - z[:, 0])):
+        found = auc_table(table.assign(score=evaluation.image_scores(logits, score)))
+        assert found["auc"][0] == pytest.approx(pairwise_auc(by[30:], by[:30]))
 
 
 def test_every_column_and_row_that_is_added_is_refused_in_a_manifest():

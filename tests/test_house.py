@@ -23,11 +23,12 @@ CORRIDOR = [
     ),
     *("cache", "data", "models", "cam", "loss", "guidance"),
     *("others.released", "others.attention", "others.cnndetection"),
+    "measure.corners",
     *("settings", "epoch", "runs", "trial", "training", "predictions", "evaluation"),
     *("figures", "overlays", "widgets"),
 ]
 ROOMS = {
-    "measure": "statistics bootstrap errors audit measures compare robustness",
+    "measure": "corners statistics bootstrap errors audit measures compare robustness",
     "people": "formats gaze tables store annotations exchange ceiling crowd server "
     "answers analysis granularity brush",
     "prepare": "crop quality segmentation img2pose importers mentor sources",

@@ -8,29 +8,29 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.special import expit
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
-
-from cyborg.data import open_maps
-from cyborg.evaluation import comparisons
-from cyborg.manifest import METRICS, read_manifest
-from cyborg.marks import strokes_mask
-from cyborg.measure import measures
-from cyborg.measure.bootstrap import bootstrap_auc
-from cyborg.measure.errors import (
+from oracles import (
     average_precision,
     calibration_table,
     equal_error_rate,
-    fitted_temperature,
     partial_auc,
     source_table,
     tpr_at_fpr,
     validated_error_rates,
 )
+from scipy.special import expit
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from cyborg.data import open_maps
+from cyborg.evaluation import compared
+from cyborg.files import kept
+from cyborg.manifest import METRICS, read_manifest
+from cyborg.marks import strokes_mask
+from cyborg.measure import measures
+from cyborg.measure.bootstrap import bootstrap_auc
+from cyborg.measure.errors import fitted_temperature
 from cyborg.measure.measures import (
     RATES,
     MeasuredRun,
-    kept,
     mean_map_baseline,
     measured,
     remembered,
@@ -154,7 +154,7 @@ def test_thresholds_come_from_validation(run):
 
 def test_a_score_at_the_threshold_is_flagged(run):
     test, _, _ = run
-    side = measures.compared(test, comparisons(test), SEEN)[0]
+    side = compared(test, SEEN)[0]
     scores, positive = rows_of(test, "g")
     for threshold in [*scores[::20], scores.max() + 1, scores.min() - 1]:
         flagged = scores >= threshold
