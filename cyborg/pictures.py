@@ -209,7 +209,7 @@ def _orientation(
 def require_whole() -> None:
     "ValueError where some program asked Pillow to make up what a file lacks."
     file = sys.modules.get("PIL.ImageFile")
-    if file is not None and file.LOAD_TRUNCATED_IMAGES:
+    if getattr(file, "LOAD_TRUNCATED_IMAGES", False):  # another thread may be importing it
         raise ValueError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, expected False: truncated images would "
             "be used with grey in the place of what is missing"

@@ -528,7 +528,7 @@ RUN_FILES = (  # patterns of what a run writes, in the order in which it is remo
         for place in ("", "validation/", "robustness/*/")
         for name in _OF_PARTS
     ),
-    *("robustness.csv", "salience.csv", "salience.npz", "explored.npz", "outcome.json"),
+    *("robustness.csv", "salience.csv", "salience.npz", "measured.npz", "outcome.json"),
     TRAINING_MAPS,
     *("history.csv", "last/checkpoint.pt", "last/*-epoch*.safetensors"),
 )

@@ -64,8 +64,9 @@ from cyborg.explore.tiles import (
     marks_picture,
     marks_tile,
 )
-from cyborg.explore.views import GRID, ExploreError, data_sets, find_runs
+from cyborg.explore.views import ExploreError, data_sets, find_runs
 from cyborg.marks import rle_counts
+from cyborg.measure.measures import RATES
 from cyborg.people.exchange import write_annotations
 from cyborg.people.tables import as_table
 from cyborg.predictions import read_predictions
@@ -709,10 +710,10 @@ def test_the_band_is_that_of_the_seeds(made):
         levels = np.append(np.unique(score), np.inf)
         points = sorted(((score[~fake] >= t).mean(), (score[fake] >= t).mean()) for t in levels)
         fpr, own = np.array(points).T
-        tpr.append(np.interp(GRID, fpr, own))
-    np.testing.assert_allclose(mean.y, np.mean(tpr, axis=0), atol=1e-9)
+        tpr.append(np.interp(RATES, fpr, own))
+    np.testing.assert_allclose(mean.y, np.mean(tpr, axis=0), atol=1e-6)
     low = np.clip(np.mean(tpr, axis=0) - np.std(tpr, axis=0, ddof=1), 0, 1)
-    np.testing.assert_allclose(band.y[201:][::-1], low, atol=1e-9)
+    np.testing.assert_allclose(band.y[len(RATES) :][::-1], low, atol=1e-6)
 
 
 def test_runs_with_the_same_scenario_and_seed_are_both_there(runs):

@@ -155,7 +155,7 @@ def finished(folder: Path) -> Path:
     go_on(folder, recorded())
     names = [place + name for place in ("", "validation/", "robustness/clean/") for name in FILES]
     names += ["predictions.parts/rows-0-9.npy", "predictions.parts/settings.json", "salience.npz"]
-    for name in (*names, "outcome.json", "explored.npz", "robustness.csv", "run.log"):
+    for name in (*names, "outcome.json", "measured.npz", "robustness.csv", "run.log"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("old")
     return folder

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from markupsafe import Markup, escape
 
 from .maps import control_row, said
-from .views import GRID, Curve, RunView, find_runs
+from .views import Curve, RunView, find_runs
 from cyborg.figures import (
     accuracy_curves,
     add_roc_band,
@@ -36,6 +36,7 @@ from cyborg.figures import (
 )
 from ..files import file_stamp
 from ..measure.bootstrap import roc_band
+from ..measure.measures import RATES
 from ..predictions import read_predictions
 from ..widgets import FigureHost, markup
 
@@ -100,9 +101,9 @@ def _mean_curve(
     curves: Sequence[Curve],  # of the runs of one scenario
 ) -> pd.DataFrame:  # rate, mean and, of several runs, low, high
     "What is drawn of them."
-    found = roc_band([pd.DataFrame({"fpr": GRID, "tpr": one.tpr}) for one in curves], grid=GRID)
+    found = roc_band([pd.DataFrame({"fpr": RATES, "tpr": one.tpr}) for one in curves], grid=RATES)
     ends = ("low", "high") if len(curves) > 1 else ()
-    return pd.DataFrame({"rate": GRID, **{name: found[name] for name in ("mean", *ends)}})
+    return pd.DataFrame({"rate": RATES, **{name: found[name] for name in ("mean", *ends)}})
 
 
 def _auc_words(
@@ -293,7 +294,8 @@ def _offer_sources(
     self.source.layout.display = "" if one else "none"
     if one:
         finished = [run.results for run in runs if run.finished]
-        names = sorted({str(name) for found in finished for name in found.sources[1:]})
+        tables = [found.aucs for found in finished]
+        names = sorted({name for t in tables for name in t.loc[t["seen"].notna(), "source"]})
         options = (("all", ""), *((name, name) for name in names))
         if tuple(self.source.options) != options:
             kept = self.source.value

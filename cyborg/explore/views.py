@@ -17,14 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from sklearn.metrics import auc
 
-from ..evaluation import comparisons, roc_points
 from ..files import file_stamp, kept
 from ..manifest import METRICS, data_name, manifest_root
-from ..measure.bootstrap import rates_at
-from ..measure.measures import measures_digest, training_maps_file
-from ..measure.statistics import auc_intervals
+from ..measure.measures import Measured, measured, remembered, training_maps_file
+from ..measure.statistics import known_intervals
 from ..others.frozen import predicted_with
 from ..predictions import MeanMaps, read_maps, read_mean_maps, read_predictions
 from ..runs import read_history, run_record
@@ -130,42 +127,33 @@ def _people(
     return RunningMean() if Path(self.settings["manifest"]).parent == manifests else None
 
 # %% ../../nbs/lib/explore/00_views.ipynb #e1e90df2
-GRID = np.linspace(0, 1, 201)  # false positive rates
-
-
 class Results(NamedTuple):
     "What is drawn of a finished run."
 
-    aucs: pd.DataFrame  # of `auc_intervals`, without the row "worst"
-    sources: np.ndarray  # (k,) str; first "", all against all, then each generator
-    tpr: np.ndarray  # (k, 201) at the false positive rates of GRID
-    areas: np.ndarray  # (k,) AUC
+    aucs: pd.DataFrame  # source, seen, auc, low, high: generators and SUMMARIES
+    rocs: pd.DataFrame  # source, tpr (at the false positive rates RATES), fpr, seen, rate
 
 
 def _results(
-    run: RunView,
+    found: Measured,
 ) -> Results:
-    "Read the predictions once, and let them go."
-    predictions = read_predictions(run.folder)
-    table = auc_intervals(predictions, run.seen)
-    sources = ["", *(pair.source for pair in comparisons(predictions))]
-    curves = [roc_points(predictions, source or None) for source in sources]
-    tpr = np.stack([rates_at(curve, "fpr", GRID) for curve in curves])
-    areas = np.array([auc(curve["fpr"], curve["tpr"]) for curve in curves])
-    return Results(table[table["source"] != "worst"], np.array(sources, dtype=str), tpr, areas)
+    "AUCs with their intervals, and curves."
+    rows = found.measures[found.measures["measure"] == "auc"].set_index("source")
+    aucs = known_intervals(found.measures).assign(seen=rows["seen"])
+    return Results(aucs.drop(index="worst").reset_index(), found.rocs)
 
 # %% ../../nbs/lib/explore/00_views.ipynb #919a92ef
 @patch(as_prop=True)
 def results(
     self: RunView,
 ) -> Results:
-    "AUC and ROC of a finished run; made once, then read from the run folder."
+    "AUC and ROC of a finished run, as its study collected them; else measured once."
     if "_results" not in self.__dict__:
-        make, stamp = (
-            lambda: _results(self)._asdict(),
-            {"files": self.stamp, "code": measures_digest()},
-        )
-        self._results = Results(**made_with(self.folder / "explored.npz", stamp, make))
+        try:
+            found = remembered(self.folder)
+        except PermissionError:  # the folder may only be read
+            found = measured(self.folder)
+        self._results = _results(found)
     return self._results
 
 # %% ../../nbs/lib/explore/00_views.ipynb #4ce06b1c
@@ -185,7 +173,7 @@ def made_with(
 class Curve(NamedTuple):
     "ROC of one run."
 
-    tpr: np.ndarray  # (201,) at the false positive rates of GRID
+    tpr: np.ndarray  # (k,) at the false positive rates RATES
     auc: float
 
 # %% ../../nbs/lib/explore/00_views.ipynb #e9738e44
@@ -195,8 +183,10 @@ def roc(
     source: str = "",  # a synthetic source; empty: all against all
 ) -> Curve | None:  # None where the run was not tested on it
     "ROC curve of the run."
-    found, (place,) = self.results, np.nonzero(self.results.sources == source)
-    return Curve(found.tpr[place[0]], float(found.areas[place[0]])) if len(place) else None
+    aucs, rocs = self.results
+    tpr = rocs.loc[rocs["source"] == (source or "pooled"), "tpr"].to_numpy()
+    auc = aucs.set_index("source")["auc"]
+    return Curve(tpr, float(auc[source or "pooled"])) if len(tpr) else None
 
 # %% ../../nbs/lib/explore/00_views.ipynb #9424e35a
 def found_runs(

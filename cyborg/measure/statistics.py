@@ -172,6 +172,22 @@ def auc_intervals(
     table = pd.concat([table, worst.assign(reason=reason)], ignore_index=True)
     return table.astype({"seen": "boolean"})
 
+# %% ../../nbs/lib/measure/01_statistics.ipynb #fc7b37de
+def known_intervals(
+    measures: pd.DataFrame,  # measure, source, value, and `by`; AUCs with their auc_se and counts
+    by: Sequence[str] = (),  # columns that tell runs apart
+) -> pd.DataFrame:  # index `by` and source; auc, low, high
+    "Intervals (95 %) of measured AUCs; a mean has as many images as the smallest generator."
+    names, index = ["auc", "auc_se", "n_synthetic", "n_authentic"], [*by, "source"]
+    rows = measures[measures["measure"].isin(names)]
+    wide = rows.pivot(index=index, columns="measure", values="value").reindex(columns=names)
+    least = wide[names[2:]].min(axis=1)
+    of_run = least.groupby(level=list(by)).transform("min") if by else least.min()
+    known = zip(wide["auc"], wide["auc_se"], least.fillna(of_run), strict=True)
+    ends = [interval_of(*one)[2:4] if one[0] == one[0] else (np.nan, np.nan) for one in known]
+    wide["low"], wide["high"] = np.array(ends).reshape(-1, 2).T
+    return wide[["auc", "low", "high"]]
+
 # %% ../../nbs/lib/measure/01_statistics.ipynb #c7482dfd
 def aligned_runs(
     first: pd.DataFrame,  # predictions

@@ -6,7 +6,7 @@
 __all__ = ['FROZEN', 'SCORERS', 'score_manifest', 'predicted_with', 'fuse_into', 'check_entry', 'make_scorer', 'score_frozen',
            'FrozenTables', 'read_frozen']
 
-# %% ../../nbs/lib/others/04_frozen.ipynb #bb2346bf
+# %% ../../nbs/lib/others/04_frozen.ipynb #2813d95e
 import json
 import reprlib
 import shutil
@@ -506,7 +506,7 @@ def read_frozen(
     rows, found, problems = [], [], []
     for folder in sorted(p for p in Path(study).glob(f"{FROZEN}/*/*") if p.is_dir()):
         try:
-            measures = remembered(folder, folder / "measured.npz")
+            measures = remembered(folder)
             rows.append(_system_row(folder))
         except (ValueError, OSError, KeyError) as error:
             place = "/".join(folder.parts[-3:])

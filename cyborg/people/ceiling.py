@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ..files import atomic_path, file_stamp, kept
 from ..manifest import Manifest, read_manifest
 from cyborg.measure.measures import (
+    KEPT,
     mean_map_agreement,
     mean_training_map,
     measures_digest,
@@ -198,7 +199,7 @@ def _study_people(
         size = tuple(map(int, cells.split("x")))
         return annotator_maps(manifest, annotation_rows(path), size)._asdict()
 
-    found = kept(study / "collected" / f"annotators-{data}-{cells}.npz", stamp, make)
+    found = kept(study / KEPT / f"annotators-{data}-{cells}.npz", stamp, make)
     return AnnotatorMaps(**found), stamp
 
 # %% ../../nbs/lib/people/06_ceiling.ipynb #4f127823
@@ -229,7 +230,7 @@ def _run_annotators(
     stamp: Mapping[str, object],  # of the annotators
 ) -> pd.DataFrame:  # ANNOTATORS
     "The rows of one run, or those that were made before."
-    path = study / "collected" / f"annotators-{run.name}.npz"
+    path = study / KEPT / f"annotators-{run.name}.npz"
     make = lambda: {"table": annotator_agreement(study / run.name, people)}  # noqa: E731
     table = kept(path, run_stamp(study / run.name) | {"people": stamp}, make)["table"]
     keys = {name: getattr(run, name) for name in ("data", "network", "scenario", "seed")}

@@ -27,7 +27,7 @@ from cyborg.figures import (
     titled,
 )
 from ..files import did_you_mean
-from ..measure.statistics import interval_of
+from ..measure.statistics import known_intervals
 from ..others.frozen import FROZEN, FrozenTables
 from ..predictions import KEYS
 from .panels import roc_grid
@@ -146,33 +146,18 @@ def _auc_text(
     name: str,  # of a system
 ) -> str:  # "wang: 0.373 [0.361, 0.385]"
     "A system and its pooled AUC."
-    found = _delong(tested.measures)
+    found = known_intervals(tested.measures, KEYS)
     auc, low, high = found.loc[(tested.data, name, FROZEN, 0, "pooled"), ["auc", "low", "high"]]
     return f"{name}: {auc:.3f} [{low:.3f}, {high:.3f}]"
 
 # %% ../../nbs/lib/report/05_frozen.ipynb #40b16e95
-def _delong(
-    measures: pd.DataFrame,  # with KEYS, measure, source and value
-) -> pd.DataFrame:  # index KEYS and source; auc, low, high
-    "Intervals of AUCs that were measured."
-    names, index = ["auc", "auc_se", "n_synthetic", "n_authentic"], [*KEYS, "source"]
-    rows = measures[measures["measure"].isin(names)]
-    wide = rows.pivot(index=index, columns="measure", values="value").reindex(columns=names)
-    least = wide[names[2:]].min(axis=1)  # of a mean: of its smallest generator
-    least = least.fillna(least.groupby(level=KEYS).transform("min"))
-    known = zip(wide["auc"], wide["auc_se"], least, strict=True)
-    ends = [interval_of(*one)[2:4] if one[0] == one[0] else (np.nan, np.nan) for one in known]
-    wide["low"], wide["high"] = np.array(ends).reshape(-1, 2).T
-    return wide[["auc", "low", "high"]]
-
-
 def delong_table(
     tables: StudyTables,
     sources: Sequence[str] = ("pooled", "macro_unseen"),  # or generators; as far as they are there
 ) -> pd.DataFrame:  # a row a run or frozen system; AUC and 95 % interval of each source
     "The AUC of every single run with its interval for other images."
     both = with_frozen(tables, members=True)
-    found = _delong(both.measures).unstack("source")
+    found = known_intervals(both.measures, KEYS).unstack("source")
     if not (there := [name for name in sources if name in found["auc"]]):
         raise ReportError(f"no AUC of {' or '.join(sources)}")
     parts = {
@@ -229,7 +214,7 @@ def frozen_by_generator(
     "AUC of each frozen system by generator, with its 95 % interval (DeLong)."
     data, systems, rows, _ = _tested_on(tables, data)
     rows = rows[rows["seen"].notna() | (rows["source"] == "pooled")]
-    wide = _delong(rows).droplevel(["data", "scenario", "seed"])
+    wide = known_intervals(rows, KEYS).droplevel(["data", "scenario", "seed"])
     figure = go.Figure()
     order = [*sorted(set(rows["source"]) - {"pooled"}), "pooled"]
     shift = np.linspace(-0.3, 0.3, len(systems)) if len(systems) > 1 else [0.0]

@@ -24,6 +24,7 @@ from ..measure.audit import study_audit, write_audit
 from cyborg.measure.measures import (
     BASELINE,
     INTERVALS,
+    KEPT,
     Measured,
     MeasuredRun,
     mean_map_baseline,
@@ -39,7 +40,6 @@ from ..predictions import KEYS
 from ..runs import read_history, run_codes, run_sessions
 from ..saliency import RunningMean
 from cyborg.study.file import (
-    KEPT,
     Study,
     StudyError,
     StudyRun,

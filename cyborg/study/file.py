@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCENARIOS', 'StudyError', 'make_study', 'read_study', 'StudyRun', 'without_missing', 'study_runs']
 
-# %% ../../nbs/lib/study/01_file.ipynb #ed612a07
+# %% ../../nbs/lib/study/01_file.ipynb #6e95ce92
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -621,6 +621,3 @@ def study_runs(
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise StudyError(f"two runs are named {twice}; each network, scenario and seed stands once")
     return runs
-
-# %% ../../nbs/lib/study/01_file.ipynb #2db91fe8
-KEPT = "collected"  # folder in the study folder: what need not be measured again

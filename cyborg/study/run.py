@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Cluster', 'local_cluster', 'remote_cluster', 'slurm_cluster', 'schedule', 'run_study', 'overview', 'main']
 
-# %% ../../nbs/lib/study/04_run.ipynb #88448347
+# %% ../../nbs/lib/study/04_run.ipynb #4b80688f
 import os
 import secrets
 import time
@@ -31,19 +31,12 @@ import cyborg
 from ..epoch import span
 from ..files import DamagedError, ManifestError, atomic_path, sweep_parts, usable_cores
 from ..findings import CHECKED
+from ..measure.measures import KEPT
 from ..models import NetworkError, WeightsError
 from ..predictions import KEYS
 from ..settings import SettingsError
 from .collect import audit_data, collect, summary
-from cyborg.study.file import (
-    KEPT,
-    Study,
-    StudyError,
-    StudyRun,
-    read_study,
-    study_runs,
-    without_missing,
-)
+from .file import Study, StudyError, StudyRun, read_study, study_runs, without_missing
 from cyborg.study.grid import (
     CheckedStudy,
     checked_study,
