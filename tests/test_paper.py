@@ -153,10 +153,10 @@ def test_a_study_states_the_protocol_of_its_data(tmp_path):
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"seen": "a,b"}, "names 'a,b'"),
+        ({"seen": "a,b"}, "'a,b' has a ,"),
         ({"seen": 7}, "seen is 7"),
         ({"counterparts": ["a"]}, "expected authentic sources by generator"),
-        ({"counterparts": {"a": "x=y"}}, "names 'x=y'"),
+        ({"counterparts": {"a": "x=y"}}, "'x=y' has a ,"),
     ],
 )
 def test_what_says_nothing_of_sources_is_refused(tmp_path, said, words):

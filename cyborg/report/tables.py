@@ -18,8 +18,9 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import yaml
 from pandas.io.formats.style import Styler
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ..figures import on_paper, plotly_text
 from ..files import did_you_mean
@@ -50,7 +51,7 @@ class ReportError(ValueError):
     "A study folder that no report can be made of, with the reason."
 
 # %% ../../nbs/lib/report/00_tables.ipynb #50af7ff9
-_UNREADABLE = (ValueError, OSError, EOFError, BadZipFile, zlib.error, yaml.YAMLError)
+_UNREADABLE = (ValueError, OSError, EOFError, BadZipFile, zlib.error, YAMLError)
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def read_tables(
         )
     frozen, annotators = read_frozen(folder), None
     with reading_study(folder / "study.yaml"):
-        study = yaml.safe_load((folder / "study.yaml").read_text())
+        study = YAML(typ="safe", pure=True).load(folder / "study.yaml")
     tables = [_read_table(folder / f"{name}.parquet") for name in _TABLES]
     runs, baselines, problems = (_read_table(folder / f"{name}.csv") for name in _LISTS)
     if not len(tables[0]):

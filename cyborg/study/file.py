@@ -7,15 +7,33 @@ __all__ = ['SCENARIOS', 'StudyError', 'make_study', 'read_study', 'StudyRun', 'w
 
 # %% ../../nbs/lib/study/01_file.ipynb #6e95ce92
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    with_config,
+)
+from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.reader import ReaderError
+from typing_extensions import Required, TypedDict
 
-from ..files import data_root, did_you_mean, name_fault, runs_root
+from ..files import data_root, did_you_mean, name_fault, runs_root, stamp_text
 from cyborg.manifest import (
     Manifest,
     manifest_root,
@@ -59,86 +77,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 # %% ../../nbs/lib/study/01_file.ipynb #1f8476ad
 OF_GRID = ("data", "map_column", "networks", "preset")  # of a scenario, and no setting of a run
 
-# %% ../../nbs/lib/study/01_file.ipynb #45215ddc
-@dataclass(frozen=True)
-class Study:
-    "What a study file says, with all paths absolute."
-
-    name: str  # of its folder
-    networks: tuple[str, ...]  # names of the paper or of timm
-    scenarios: dict[str, dict[str, Any]]  # name -> settings of a run, and keys of `_OF_GRID`
-    seeds: tuple[int, ...]  # one run each; scenarios are paired by them
-    preset: str = "quick"  # a key of `PRESETS`
-    data: dict[str, dict[str, str]] = field(default_factory=dict)  # manifest, root and synthetic
-    settings: dict[str, Any] = field(default_factory=dict)  # of every run, by name
-    least_maps: float = 0.9  # share of training images with a map below which maps are missing
-    robustness: int = 0  # test images a source and label that runs score degraded, too; 0: none
-    frozen: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # data -> systems
-    missing: str = "refuse"  # what is not there: refuse, or leave_out, see `without_missing`
-    runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
-
-    @property
-    def folder(self) -> Path:  # absolute
-        "Where study.yaml, the run folders and the collected tables go."
-        return runs_root(self.runs or None) / self.name
-
-# %% ../../nbs/lib/study/01_file.ipynb #fe710ee3
-class _Loader(yaml.SafeLoader):
-    "YAML in which a key stands once and 1e-6 is a number."
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise StudyError(
-                f"{twice[0]!r} stands twice, line {node.start_mark.line + 1} and below"
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-STUDY_KEYS = tuple(f.name for f in fields(Study) if f.name != "runs")
-_OF_DATA = ("seen", "counterparts")  # of one set of images, or for all of them at the top
-_NEEDED = ("name", "networks", "scenarios", "seeds")
-_PLAIN = re.compile(r"[\w.+-]+")  # what may stand in the name of a folder
-_DECIDED = {
-    "manifest": "data",
-    "root": "data",
-    "synthetic": "data",
-    "seen": "data",
-    "counterparts": "data",
-    "runs": "the folder of the study",
-    "name": "the grid",
-    "arch": "networks",
-    "seed": "seeds",
-}
-
-# %% ../../nbs/lib/study/01_file.ipynb #1803e563
+# %% ../../nbs/lib/study/01_file.ipynb #89d71cbd
 _MOST = 100_000  # values in a study file, each place of an anchor counting
 
 
-def _parsed(
-    content: bytes,  # UTF-8, or UTF-16 with its mark
-) -> Any:
-    "What a study file says; StudyError where it is no YAML."
-    try:
-        found = yaml.load(content, _Loader)
-    except yaml.reader.ReaderError as error:
-        line = content[: error.position].count(b"\n") + 1
-        told = f"{error.reason} near line {line}; save it as UTF-8"
-        raise StudyError(f"is no text that YAML allows: {told}") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"is no YAML: {' '.join(str(error).split())}") from error
-    except StudyError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a date, a number
-        raise StudyError(f"has a value that YAML cannot read: {error}") from error
-    except RecursionError as error:
-        raise StudyError("is nested too deep") from error
+def _count_values(found: Any) -> None:
+    "Refuse more values, and longer numbers, than a study has."
     left, count = [found], 0
     while left:
         value, count = left.pop(), count + 1
@@ -148,287 +92,374 @@ def _parsed(
             raise StudyError(f"holds a number of {value.bit_length():,} bits")
         if count > _MOST:
             raise StudyError(f"holds more than {_MOST:,} values, or one within itself")
+
+
+def _parsed(
+    content: bytes,  # UTF-8, or UTF-16 with its mark
+) -> Any:
+    "What a study file says; StudyError where it is no YAML."
+    try:
+        found = YAML(typ="safe", pure=True).load(content)
+    except ReaderError as error:
+        line = content[: error.position].count(b"\n") + 1
+        message = f"{error.reason} near line {line}; save it as UTF-8"
+        raise StudyError(f"is no text that YAML allows: {message}") from error
+    except DuplicateKeyError as error:
+        raise StudyError(f"{error.problem}, line {error.problem_mark.line + 1}") from error
+    except YAMLError as error:
+        raise StudyError(f"is no YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a date, a number
+        raise StudyError(f"has a value that YAML cannot read: {error}") from error
+    except RecursionError as error:
+        raise StudyError("is nested too deep") from error
+    _count_values(found)
     return found
 
-# %% ../../nbs/lib/study/01_file.ipynb #458e1a21
+# %% ../../nbs/lib/study/01_file.ipynb #e160e8f7
+def _wanted(
+    words: str,  # what is expected, as it reads in a message
+    whole: bool = False,  # say it also where the fault lies within the value
+) -> WrapValidator:
+    "Let a message say in words what a value has to be."
+
+    def check(value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if not whole and any(f["loc"] or f["type"] == "value_error" for f in error.errors()):
+                raise
+            raise PydanticCustomError("wanted", "expected {words}", {"words": words}) from error
+
+    return WrapValidator(check)
+
+
 def _known(
     what: str,  # "key" or the like
-    given: Iterable[str],
-    known: Sequence[str],
-) -> None:
+    name: Any,
+    known: Collection[str],
+) -> Any:  # name
     "Refuse a name that is not known, with the nearest that is."
-    for name in given:
-        if name not in known:
-            hint = did_you_mean(str(name), known) or f"; known are {', '.join(known)}"
-            raise StudyError(f"there is no {what} {name!r:.80}{hint}")
+    if name not in known:
+        hint = did_you_mean(str(name), tuple(known)) or f"; known are {', '.join(known)}"
+        raise StudyError(f"there is no {what} {name!r:.80}{hint}")
+    return name
+
+# %% ../../nbs/lib/study/01_file.ipynb #568b8bf7
+_PLAIN = re.compile(r"[\w.+-]+")
 
 
-def _a(
-    value: Any,
-    kind: type | tuple[type, ...],
-    what: str,  # where it stands
-    wanted: str,  # in words
-) -> Any:  # value
-    "Refuse a value of another type."
-    if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
-        came = f"{value!r:.80} ({type(value).__name__})"
-        raise StudyError(f"{what} is {came}, expected {wanted}")
-    return value
+def _folder_name(name: str) -> str:
+    "Refuse a name that makes no folder."
+    if not _PLAIN.fullmatch(name) or name_fault(name):
+        raise StudyError(f"{name!r:.80} makes no folder, expected letters, digits and ._+-")
+    return name
 
 
-def _name(
-    value: Any,
-    what: str,  # that it is the name of
-) -> str:
-    "Refuse a name that YAML has read as something else."
-    return _a(value, str, what, "a name; in quotes where it looks like a number, yes, no, on, off")
+def _column_name(name: str) -> str:
+    "Refuse a column that cannot stand in the name of a manifest."
+    if fault := name_fault(name):
+        raise StudyError(f"{name!r:.80} {fault}, expected the name of a column")
+    return name
 
 
-def _path(
-    value: Any,
-    here: Path,  # folder of the study file
-    what: str,  # where it stands
-) -> str:
+_Text = Annotated[str, Field(strict=True)]
+_Name = Annotated[
+    _Text, Field(min_length=1), _wanted("a name; in quotes where it looks like a number")
+]
+_Names = Annotated[list[_Name], Field(min_length=1), _wanted("a list of names")]
+_Folder = Annotated[_Name, AfterValidator(_folder_name)]
+_Preset = Annotated[_Name, AfterValidator(lambda name: _known("preset", name, PRESETS))]
+_Column = Annotated[_Name, AfterValidator(_column_name)]
+
+# %% ../../nbs/lib/study/01_file.ipynb #b6130a9a
+_WORDS = ("", "imagenet", "none", "package")  # of weights, which name no file
+
+
+def _absolute(path: str, info: ValidationInfo) -> str:
     "An absolute path, from the study file on."
-    _a(value, str, what, "a path")
     try:
-        return str((here / Path(value).expanduser()).resolve())
+        return str((info.context / Path(path).expanduser()).resolve())
     except (RuntimeError, OSError, ValueError) as error:  # ~somebody; too long; a NUL byte
-        raise StudyError(f"{what} is {value!r:.80}, which is no path: {error}") from error
-
-# %% ../../nbs/lib/study/01_file.ipynb #38c57b5e
-def _as_setting(
-    value: Any,  # one name, or a list of names
-    what: str,
-    by: str,  # what stands between them
-) -> str:
-    "Names as the settings of a run have them."
-    names = [_name(name, what) for name in (value if isinstance(value, list) else [value])]
-    if odd := [name for name in names if set(name) & set(",=|")]:
-        raise StudyError(f"{what} names {odd[0]!r}; say it in the manifest, for its , = or |")
-    return by.join(names)
+        raise StudyError(f"{path!r:.80} is no path: {error}") from error
 
 
-def _read_protocol(
-    entry: Mapping[str, Any],  # of data, or the whole study
-    where: str,  # "data NAME: ", or nothing
-) -> dict[str, str]:  # settings of a run
-    "What is said of sources, checked against no image yet."
+def _weights(value: str, info: ValidationInfo) -> str:
+    "The same, but for words that name no file."
+    return value if value in _WORDS else _absolute(value, info)
+
+
+_Path = Annotated[_Text, Field(min_length=1), _wanted("a path"), AfterValidator(_absolute)]
+_Weights = Annotated[_Text, _wanted("a path"), AfterValidator(_weights)]
+
+# %% ../../nbs/lib/study/01_file.ipynb #024fdb3c
+def _source_name(name: str) -> str:
+    "Refuse a source that the settings of a run cannot name."
+    if set(name) & set(",=|"):
+        raise StudyError(f"{name!r:.80} has a , = or | in it; say it in the manifest")
+    return name
+
+
+_Source = Annotated[_Name, AfterValidator(_source_name)]
+_LISTED = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+_Sources = Annotated[list[_Source], _LISTED, _wanted("a name or a list of names")]
+_Counterparts = Annotated[dict[_Source, _Sources], _wanted("authentic sources by generator")]
+
+
+def _protocol_settings(
+    entry: Mapping[str, Any],  # of data, checked
+) -> dict[str, str]:  # as a run has them
+    "What is said of sources, as settings of a run."
     found = {}
     if entry.get("seen") is not None:
-        found["seen"] = _as_setting(entry["seen"], f"{where}seen", ",")
+        found["seen"] = ",".join(entry["seen"])
     if entry.get("counterparts") is not None:
-        what = f"{where}counterparts"
-        pairs = _a(entry["counterparts"], dict, what, "authentic sources by generator").items()
-        found["counterparts"] = ",".join(
-            f"{_as_setting(name, what, '')}={_as_setting(cameras, what, '|')}"
-            for name, cameras in pairs
-        )
+        pairs = entry["counterparts"].items()
+        found["counterparts"] = ",".join(f"{name}={'|'.join(real)}" for name, real in pairs)
     return found
 
-
-def _with_protocol(
-    data: dict[str, dict[str, str]],
-    content: Mapping[str, Any],  # of a study file
-) -> dict[str, dict[str, str]]:
-    "What the top of the file says of sources, in all data that do not say it themselves."
-    said = _read_protocol(content, "")
-    if said and not data:
-        raise StudyError(f"{' and '.join(said)} says something of data, and data is empty")
-    return {name: said | places for name, places in data.items()}
-
-# %% ../../nbs/lib/study/01_file.ipynb #bf06c8f7
-_MOST_SEEDS = 1000
+# %% ../../nbs/lib/study/01_file.ipynb #4c2e0f04
+_LABEL = BeforeValidator(lambda value: str(value) if type(value) is int else value)
+_OR_NONE = BeforeValidator(lambda value: {} if value is None else value)
 
 
-def _read_seeds(value: Any) -> tuple[int, ...]:
-    "A number of seeds, or the seeds."
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        if value > _MOST_SEEDS:
-            raise StudyError(f"seeds is {value}, expected at most {_MOST_SEEDS:,}, or a list")
-        return tuple(range(value))
-    for seed in _a(value, list, "seeds", "a number above 0 or a list of seeds"):
-        if _a(seed, int, "a seed", "a whole number") < 0:
-            raise StudyError(f"a seed is {seed}, expected a whole number of at least 0")
-    return tuple(value)
+def _entry(value: Any) -> Any:
+    "A single path as what it stands for; an unknown key is refused."
+    for key in value if isinstance(value, dict) else ():
+        _known("key", key, _Data.__annotations__)
+    return {"manifest": value} if isinstance(value, str) else value
 
 
-def _read_networks(value: Any, what: str = "networks") -> tuple[str, ...]:
-    "A list of names."
-    for name in _a(value, list, what, "a list of names"):
-        _name(name, "a network")
-    return tuple(value)
+class _Data(TypedDict, total=False):
+    "A set of images."
+
+    manifest: Required[_Path]
+    root: _Path
+    synthetic: Annotated[_Name, _LABEL, _wanted("a label, in quotes")] | None
+    seen: _Sources | None
+    counterparts: _Counterparts | None
 
 
-def _read_data(
-    value: Any,
-    here: Path,  # folder of the study file
-) -> dict[str, dict[str, str]]:
-    "Manifests by name, each a path or a mapping with `manifest`, `root`, `synthetic`, `seen` ..."
-    found = {}
-    for name, entry in _a(
-        {} if value is None else value, dict, "data", "manifests by name"
-    ).items():
-        _name(name, "the name of some data")
-        entry = {"manifest": entry} if isinstance(entry, str) else entry
-        _a(entry, dict, f"data {name}", "a manifest, or a mapping with manifest and root")
-        label = entry.get("synthetic")
-        if label is not None:
-            label = str(_a(label, (str, int), f"data {name}: synthetic", "a label, in quotes"))
-        _known(f"key of data {name}", entry, ("manifest", "root", "synthetic", *_OF_DATA))
-        if "manifest" not in entry:
-            raise StudyError(f"data {name} has no manifest")
-        places = {k: v for k, v in entry.items() if k in ("manifest", "root")}
-        found[name] = {k: _path(v, here, f"data {name}: {k}") for k, v in places.items()}
-        found[name] |= {"synthetic": label} if label is not None else {}
-        found[name] |= _read_protocol(entry, f"data {name}: ")
-    return found
+_Entry = Annotated[
+    _Data, BeforeValidator(_entry), _wanted("a manifest, or a mapping with manifest and root")
+]
 
-# %% ../../nbs/lib/study/01_file.ipynb #ed2fd373
-def _with_places(
+# %% ../../nbs/lib/study/01_file.ipynb #d7a042a8
+@with_config(ConfigDict(extra="allow"))
+class _Settings(TypedDict, total=False):
+    "Settings of runs, by name."
+
+    weights: _Weights
+    templates: _Weights
+
+
+class _Scenario(_Settings, total=False):
+    "The same, and what the grid is made of."
+
+    networks: _Names
+    map_column: _Column
+    preset: _Preset
+    data: Annotated[
+        _Name | dict[_Name, _Name], _wanted("a name, or names by data of the grid", whole=True)
+    ]
+
+
+def _setting_names(
     settings: dict[str, Any],
-    here: Path,  # folder of the study file
-    where: str,  # they stand
-) -> dict[str, Any]:
-    "Settings whose files are named from the study file on; one without a value is refused."
-    if empty := [name for name, value in settings.items() if value is None]:
-        raise StudyError(f"{where}: {empty[0]!r} has no value")
-    words = ("", "imagenet", "none", "package")
-    files = {
-        name: _path(settings[name], here, f"{where}: {name}")
-        for name in ("weights", "templates")
-        if isinstance(settings.get(name), str) and settings[name] not in words
-    }
-    return {**settings, **files}
+    of_grid: Sequence[str] = (),  # of a scenario
+) -> dict[str, Any]:  # the same
+    "Refuse a setting that is not known, has no value, or is decided elsewhere."
+    for name, value in settings.items():
+        if name in _DECIDED:
+            raise StudyError(f"{name} is decided by {_DECIDED[name]}")
+        _known("setting", name, (*SETTINGS, *of_grid))
+        if value is None:
+            raise StudyError(f"{name!r} has no value")
+    return settings
 
 
-def _check_of_grid(name: str, scenario: dict[str, Any]) -> None:
-    "Refuse keys of `_OF_GRID` that are of another type."
-    _read_networks(scenario.get("networks", ["any"]), f"networks of scenario {name}")
-    for key in ("map_column", "preset"):
-        if key in scenario:
-            _name(scenario[key], f"{key} of scenario {name}")
-    data = scenario.get("data", {})
-    if not isinstance(data, dict):
-        _name(data, f"data of scenario {name}")
-        return
-    for key, value in data.items():
-        _name(key, f"data of scenario {name}")
-        _name(value, f"data of scenario {name}: {key}")
+_DECIDED = dict.fromkeys(("manifest", "root", "synthetic", "seen", "counterparts"), "data")
+_DECIDED |= {"runs": "the folder of the study", "name": "the grid"}
+_DECIDED |= {"arch": "networks", "seed": "seeds"}
 
-
-def _read_scenarios(value: Any, here: Path) -> dict[str, dict[str, Any]]:
-    "Scenarios by name; what the file says of one stands before what `SCENARIOS` says."
-    entries = value.items() if isinstance(value, dict) else []
-    for entry in _a(value, (list, dict), "scenarios", "a list of names") if not entries else ():
-        pair = entry.items() if isinstance(entry, dict) else [(entry, None)]
-        entries = [*entries, *pair]
+# %% ../../nbs/lib/study/01_file.ipynb #74c27459
+def _by_name(value: Any) -> Any:
+    "Scenarios as a mapping, each with what `SCENARIOS` says of it."
+    if isinstance(value, list) and all(isinstance(entry, str | dict) for entry in value):
+        entries = [entry if isinstance(entry, dict) else {entry: None} for entry in value]
+        counts = Counter(chain(*entries))
+        if twice := [name for name, number in counts.items() if number > 1]:
+            raise StudyError(f"{twice[0]!r:.80} stands twice")
+        value = {name: settings for entry in entries for name, settings in entry.items()}
     found = {}
-    for name, settings in entries:
-        _name(name, "a scenario")
+    for name, settings in value.items() if isinstance(value, dict) else ():
+        if not settings and isinstance(name, str):
+            _known("scenario", name, SCENARIOS)
         settings = {} if settings is None else settings
-        _a(settings, dict, f"scenario {name}", "settings by name")
-        if not settings:
-            _known("scenario", [name], tuple(SCENARIOS))
-        if name in found:
-            raise StudyError(f"scenarios lists {name!r} twice")
-        _known(f"setting of scenario {name}:", settings, (*SETTINGS, *OF_GRID))
-        whole = {**SCENARIOS.get(name, {}), **settings}
-        found[name] = _with_places(whole, here, f"scenario {name}")
-        _check_of_grid(name, found[name])
-        _known("preset", [found[name].get("preset", "quick")], tuple(PRESETS))
-    return found
-
-# %% ../../nbs/lib/study/01_file.ipynb #7a36355f
-def _read_frozen_entries(value: Any, here: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    "Systems that are only tested, by data and name; paths start from the study file."
-    found = {}
-    value = {} if value is None else value
-    for data, systems in _a(value, dict, "frozen", "systems by data").items():
-        found[_name(data, "data of frozen")] = {}
-        for name in _a(systems, dict, f"frozen {data}", "systems by name"):
-            _name(name, f"a system of frozen {data}")
-        for name, entry in systems.items():
-            where = f"frozen {data}: {name}"
-            _a(entry, dict, where, "kind and path, or fusion")
-            found[data][name] = _frozen_entry(entry, here, where)
-            for member in entry.get("fusion", ()):
-                _known(f"member of {name}:", [member], tuple(n for n in systems if n != name))
-    return found
+        found[name] = SCENARIOS.get(name, {}) | settings if isinstance(settings, dict) else settings
+    return found or value
 
 
-def _frozen_entry(entry: dict[str, Any], here: Path, where: str) -> dict[str, Any]:
-    "One of them, its names checked."
-    for key in entry:
-        _name(key, f"{where}: a setting")
+_Checked = Annotated[
+    _Scenario,
+    AfterValidator(lambda given: _setting_names(given, OF_GRID)),
+    _wanted("settings by name"),
+]
+_Scenarios = Annotated[
+    dict[_Folder, _Checked],
+    Field(min_length=1),
+    BeforeValidator(_by_name),
+    _wanted("a list of names"),
+]
+
+# %% ../../nbs/lib/study/01_file.ipynb #3059ab2a
+@with_config(ConfigDict(extra="allow"))
+class _System(TypedDict, total=False):
+    "A system that is only tested."
+
+    fusion: _Names
+    seen: _Names
+    path: _Text
+    templates: _Text
+
+
+def _placed(entry: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    "Paths of a system from the study file on; what has a revision lies on a hub."
     if "trusted" in entry:
         raise StudyError(
-            f"{where}: trusted stands in the file that wants to be trusted, where it says nothing. "
+            "trusted stands in the file that wants to be trusted, where it says nothing. "
             f"If you trust its origin, give cyborg-study --trust, or {TRUST}=1 in the environment"
         )
-    for key in ("fusion", "seen"):
-        for name in _a(entry.get(key, ["any"]), list, f"{where}: {key}", "a list of names"):
-            _name(name, f"{where}: {key}")
-    paths = {
-        key: _path(entry[key], here, f"{where}: {key}")
-        for key in ("path", "templates")
-        if key in entry and entry[key] != "" and not entry.get("revision")
-    }
-    return {**entry, **paths}
+    local = () if entry.get("revision") else ("path", "templates")
+    return entry | {key: _absolute(entry[key], info) for key in local if entry.get(key)}
 
-# %% ../../nbs/lib/study/01_file.ipynb #0d1df538
+
+def _members(systems: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    "Refuse a fusion of what is not among the systems."
+    for name, entry in systems.items():
+        for member in entry.get("fusion", ()):
+            _known(f"member of {name}:", member, [other for other in systems if other != name])
+    return systems
+
+
+_Systems = Annotated[
+    dict[
+        _Folder,
+        Annotated[_System, _wanted("kind and path, or fusion"), AfterValidator(_placed)],
+    ],
+    _wanted("systems by name"),
+    AfterValidator(_members),
+]
+
+# %% ../../nbs/lib/study/01_file.ipynb #9fbe056d
+_MOST_SEEDS = 1000
+_COUNTED = BeforeValidator(
+    lambda value: [*range(value)] if type(value) is int and value <= _MOST_SEEDS else value
+)
+_Seed = Annotated[int, Field(strict=True, ge=0), _wanted("a whole number of at least 0")]
+_Seeds = Annotated[
+    tuple[_Seed, ...],
+    Field(min_length=1),
+    _COUNTED,
+    _wanted(f"a number above 0 or a list of seeds, at most {_MOST_SEEDS:,}"),
+]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1), _wanted("a share from 0 to 1")]
+_Number = Annotated[int, Field(strict=True, ge=0), _wanted("a number of images, or 0")]
+
+# %% ../../nbs/lib/study/01_file.ipynb #e1ebabde
+@dataclass(frozen=True)
+class Study:
+    "What a study file says, with all paths absolute."
+
+    name: Annotated[_Folder, _wanted("a plain folder name")]
+    networks: Annotated[tuple[_Name, ...], Field(min_length=1), _wanted("a list of names")]
+    scenarios: _Scenarios  # name -> settings of a run, and keys of `OF_GRID`
+    seeds: _Seeds  # one run each; scenarios are paired by them
+    preset: _Preset = "quick"  # a key of `PRESETS`
+    data: Annotated[dict[_Folder, _Entry], _OR_NONE, _wanted("manifests by name")] = field(
+        default_factory=dict
+    )
+    seen: _Sources | None = None  # of all data that do not say it themselves
+    counterparts: _Counterparts | None = None  # likewise
+    settings: Annotated[
+        _Settings,
+        _OR_NONE,
+        _wanted("settings by name"),
+        AfterValidator(_setting_names),
+    ] = field(default_factory=dict)  # of every run
+    least_maps: _Share = 0.9  # of training images with a map, below which maps are missing
+    robustness: _Number = 0  # test images a source and label that are scored degraded, too
+    frozen: Annotated[dict[_Name, _Systems], _OR_NONE, _wanted("systems by data")] = field(
+        default_factory=dict
+    )
+    missing: Literal["refuse", "leave_out"] = "refuse"  # files, see `without_missing`
+    runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
+
+    @property
+    def folder(self) -> Path:  # absolute
+        "Where study.yaml, the run folders and the collected tables go."
+        return runs_root(self.runs or None) / self.name
+
+    @cached_property
+    def grid(self) -> "tuple[StudyRun, ...]":
+        "Its runs, made once: a progress line asks for them, too."
+        return tuple(_grid(self))
+
+
+STUDY_KEYS = tuple(f.name for f in fields(Study) if f.name != "runs")
+_STUDY = TypeAdapter(Annotated[Study, _wanted("keys and values")])
+
+# %% ../../nbs/lib/study/01_file.ipynb #dc642d52
+def _place(
+    parts: Sequence[str | int],  # keys from the top of the file
+) -> str:
+    "Where something stands: `data faces: root`, `seeds[1]`."
+    if not parts:
+        return "a study"
+    if parts[-1] == "[key]":
+        return f"a name in {_place(parts[:-2])}"
+    text = str(parts[0])
+    for depth, part in enumerate(parts[1:]):
+        text += f"[{part}]" if isinstance(part, int) else f"{':' * (depth > 0)} {part!s:.80}"
+    return text
+
+
+def _fault(error: Mapping[str, Any]) -> str:  # of pydantic
+    "A sentence about a fault."
+    place, value = _place(error["loc"]), error["input"]
+    if error["type"] == "missing":
+        return f"{place} missing"
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}"
+    if error["type"] == "invalid_key":
+        return f"a name in {_place(error['loc'][:-1])} is {value!r:.80}, expected text"
+    message = error["msg"].replace("Input should be", "expected")
+    return f"{place} is {value!r:.80} ({type(value).__name__}), {message}"
+
+
 def make_study(
     content: Mapping[str, Any],  # of a study file
     here: str | Path = ".",  # folder that paths in it start from
     runs: str | Path = "",  # folder of study folders; empty: CYBORG_RUNS, else runs/
 ) -> Study:
     "Check what a study file says, as far as no other file is needed for that."
-    _known("key", _a(content, dict, "a study", "keys and values"), (*STUDY_KEYS, *_OF_DATA))
-    if missing := [key for key in _NEEDED if key not in content]:
-        raise StudyError(f"{' and '.join(missing)} missing; a study needs {', '.join(_NEEDED)}")
-    here = Path(here).resolve()
-    settings = content.get("settings")
-    settings = _a({} if settings is None else settings, dict, "settings", "settings by name")
-    study = Study(
-        name=_a(content["name"], str, "name", "a plain folder name"),
-        networks=_read_networks(content["networks"]),
-        scenarios=_read_scenarios(content["scenarios"], here),
-        seeds=_read_seeds(content["seeds"]),
-        preset=_a(content.get("preset", "quick"), str, "preset", "a name"),
-        data=_with_protocol(_read_data(content.get("data"), here), content),
-        settings=_with_places(settings, here, "settings"),
-        least_maps=_a(content.get("least_maps", 0.9), (int, float), "least_maps", "0 to 1"),
-        robustness=_a(content.get("robustness", 0), int, "robustness", "a number of images"),
-        frozen=_read_frozen_entries(content.get("frozen"), here),
-        missing=_a(content.get("missing", "refuse"), str, "missing", "refuse or leave_out"),
-        runs=str(runs),
-    )
+    for key in content if isinstance(content, Mapping) else ():
+        _known("key", key, STUDY_KEYS)
+    try:
+        study = _STUDY.validate_python(content, context=Path(here).resolve())
+    except ValidationError as error:
+        faults = [*dict.fromkeys(map(_fault, error.errors()))]
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise StudyError("; ".join(faults[:3]) + more) from error
     _check_study(study)
-    return study
+    return replace(study, runs=str(runs))
 
-# %% ../../nbs/lib/study/01_file.ipynb #2204c395
+# %% ../../nbs/lib/study/01_file.ipynb #2b7f563a
 def _check_study(study: Study) -> None:
-    "Refuse names that make no folder, what the grid decides, and settings nobody would see."
-    _known("preset", [study.preset], tuple(PRESETS))
-    _known("setting", study.settings, SETTINGS)
-    _known("data of frozen:", study.frozen, tuple(study.data or DEMO))
-    frozen = [name for systems in study.frozen.values() for name in systems]
-    columns = [s["map_column"] for s in study.scenarios.values() if s.get("map_column")]
-    for name in (study.name, *study.data, *study.scenarios, *frozen):
-        if not _PLAIN.fullmatch(name) or name_fault(name):
-            raise StudyError(f"name {name!r} makes no folder, expected letters, digits and ._+-")
-    _known("missing", [study.missing], ("refuse", "leave_out"))
-    for column in columns:  # which stands in the name of a manifest
-        if fault := name_fault(str(column)):
-            raise StudyError(f"map_column {column!r} {fault}, expected the name of a column")
-    if not 0 <= study.least_maps <= 1:
-        raise StudyError(f"least_maps is {study.least_maps}, expected a share from 0 to 1")
-    if study.robustness < 0:
-        raise StudyError(f"robustness is {study.robustness}, expected a number of images, or 0")
-    for where, settings in (("settings", study.settings), *study.scenarios.items()):
-        for name in settings:
-            if name in _DECIDED:
-                raise StudyError(f"{where} has {name}, which {_DECIDED[name]} decides")
+    "Refuse what contradicts another part of the file, or says something of nothing."
+    for name in study.frozen:
+        _known("data of frozen:", name, tuple(study.data or DEMO))
+    if (study.seen or study.counterparts) and not study.data:
+        raise StudyError("seen and counterparts say something of data, and data is empty")
     for name, scenario in study.scenarios.items():
         if both := [key for key in study.settings if key in scenario]:
             raise StudyError(
@@ -454,6 +485,22 @@ def read_study(
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error
     return study
+
+# %% ../../nbs/lib/study/01_file.ipynb #4c162ce2
+def study_content(study: Study) -> dict[str, Any]:
+    "What a study file would say."
+    content = {key: getattr(study, key) for key in STUDY_KEYS}
+    return content | {"networks": list(study.networks), "seeds": list(study.seeds)}
+
+
+def write_study(
+    study: Study,
+    path: Path,
+) -> None:
+    "Write a study file."
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.dump(study_content(study), path)
 
 # %% ../../nbs/lib/study/01_file.ipynb #50f4604f
 class StudyRun(NamedTuple):
@@ -506,13 +553,16 @@ def data_places(
     study: Study,
     name: str,  # of the data
     column: str = "",  # that holds the maps; empty: `map`
-) -> dict[str, str]:  # manifest, and root and synthetic where the study says them
+) -> dict[str, str]:  # manifest, and root, synthetic, seen and counterparts where they are said
     "Where images are listed; a manifest with another column as `map` lies in the study folder."
     if not study.data:
         root = data_root() / "demo"
         places = {"manifest": str(root / "manifest.csv"), "root": str(root)}
     else:
-        places = dict(study.data[name])
+        entry = study.data[name]
+        places = {k: entry[k] for k in ("manifest", "root", "synthetic") if entry.get(k)}
+        places |= _protocol_settings({"seen": study.seen, "counterparts": study.counterparts})
+        places |= _protocol_settings(entry)
     if not column:
         return places
     root = manifest_root(places["manifest"], places.get("root"))
@@ -520,16 +570,26 @@ def data_places(
     return places | {"manifest": str(manifest), "root": str(root)}
 
 
-def read_places(
-    places: Mapping[str, str],  # of `_places`
+@lru_cache(maxsize=16)
+def _manifest(
+    places: tuple[tuple[str, str], ...],  # of `data_places`
+    stamp: str,  # of the file, so that one that was written anew is read anew
 ) -> Manifest:
-    "The manifest of some data."
-    manifest = read_manifest(
-        places["manifest"], places.get("root"), synthetic=places.get("synthetic", "")
-    )
-    return with_protocol(
-        manifest, *parse_protocol(places.get("seen", ""), places.get("counterparts", ""))
-    )
+    "The manifest of some data, read once a process."
+    place = dict(places)
+    said = place.pop("seen", ""), place.pop("counterparts", "")
+    if any(said):
+        return with_protocol(_manifest(tuple(place.items()), stamp), *parse_protocol(*said))
+    return read_manifest(place["manifest"], place["root"], synthetic=place.get("synthetic", ""))
+
+
+def read_places(
+    places: Mapping[str, str],  # of `data_places`
+) -> Manifest:
+    "The manifest of some data, read once for all that ask for it."
+    root = str(manifest_root(places["manifest"], places.get("root") or None))
+    whole = {**places, "root": root}
+    return _manifest(tuple(whole.items()), stamp_text(Path(places["manifest"])))
 
 # %% ../../nbs/lib/study/01_file.ipynb #9083c267
 def _lacks(
@@ -595,10 +655,8 @@ def without_missing(
     return study, [f"{name}: {text}" for name, text in why.items() if text]
 
 # %% ../../nbs/lib/study/01_file.ipynb #6d20a1c0
-def study_runs(
-    study: Study,
-) -> list[StudyRun]:
-    "All runs of the grid with their settings; StudyError where a setting is impossible."
+def _grid(study: Study) -> list[StudyRun]:
+    "All runs, each with all its settings."
     runs, theirs = [], chain(*(s.get("networks", ()) for s in study.scenarios.values()))
     networks = [*study.networks, *dict.fromkeys(n for n in theirs if n not in study.networks)]
     for data, network, (scenario, given), seed in product(
@@ -606,18 +664,27 @@ def study_runs(
     ):
         if network not in given.get("networks", study.networks):
             continue
-        own = {k: v for k, v in given.items() if k not in OF_GRID}
+        settings = {k: v for k, v in given.items() if k not in OF_GRID}
         source = stand_ins(given, study).get(data, data)
         decided = data_places(study, source, given.get("map_column", ""))
         decided |= {"runs": str(study.folder), "arch": network, "seed": seed}
         decided["name"] = f"{data}-{network.replace('/', '_')}-{scenario}-seed{seed}"
         try:
             preset = given.get("preset", study.preset)
-            config = preset_config(preset, {**study.settings, **own, **decided})
+            config = preset_config(preset, {**study.settings, **settings, **decided})
         except SettingsError as error:
             raise StudyError(f"scenario {scenario}: {error}") from error
         runs.append(StudyRun(data, network, scenario, seed, config))
-    names = [run.config.name.casefold() for run in runs]
-    if twice := next((name for name in names if names.count(name) > 1), ""):
-        raise StudyError(f"two runs are named {twice}; each network, scenario and seed stands once")
+    counts = Counter(run.config.name.casefold() for run in runs)
+    if twice := [name for name, number in counts.items() if number > 1]:
+        raise StudyError(
+            f"two runs are named {twice[0]}; each network, scenario and seed stands once"
+        )
     return runs
+
+
+def study_runs(
+    study: Study,
+) -> list[StudyRun]:
+    "All runs of the grid with their settings; StudyError where a setting is impossible."
+    return [*study.grid]

@@ -44,7 +44,6 @@ from ..others.scorers import is_trusted
 from ..runs import code_digest, differing, new_state, run_codes, run_record
 from ..settings import RunConfig, SettingsError
 from cyborg.study.file import (
-    STUDY_KEYS,
     Study,
     StudyError,
     StudyRun,
@@ -52,6 +51,7 @@ from cyborg.study.file import (
     read_places,
     read_study,
     stand_ins,
+    study_content,
     study_runs,
 )
 from .runner import run_state
@@ -188,28 +188,22 @@ def _changes(
     new: Mapping[str, Any],
 ) -> list[str]:  # "scenario cyborg: alpha 0.5, now 0.3"
     "In what a study differs from the one it was, growth aside."
-    told = [
+    changes = [
         f"{key} {old[key]!r}, now {new[key]!r}"
         for key in ("preset", "settings", "least_maps", "robustness")  # frozen systems may change
         if old[key] != new[key] and not (key == "robustness" and 0 in (old[key], new[key]))
     ]
     for key in ("networks", "seeds", "scenarios", "data"):
         gone = [str(name) for name in old[key] if name not in new[key]]
-        told += [f"{key} without {', '.join(gone)}"] if gone else []
+        changes += [f"{key} without {', '.join(gone)}"] if gone else []
     for name in set(old["scenarios"]) & set(new["scenarios"]):
         was, now = old["scenarios"][name], new["scenarios"][name]
-        told += [
+        changes += [
             f"scenario {name}: {key} {was.get(key)!r}, now {now.get(key)!r}"
             for key in sorted({*was, *now})
             if was.get(key) != now.get(key)
         ]
-    return sorted(told)
-
-
-def manifest_content(study: Study) -> dict[str, Any]:
-    "What a study file would say."
-    content = {key: getattr(study, key) for key in STUDY_KEYS}
-    return content | {"networks": list(study.networks), "seeds": list(study.seeds)}
+    return sorted(changes)
 
 # %% ../../nbs/lib/study/02_grid.ipynb #5c8af3d7
 def _check_earlier(study: Study) -> None:
@@ -217,8 +211,8 @@ def _check_earlier(study: Study) -> None:
     path = study.folder / "study.yaml"
     if not path.is_file():
         return
-    old = manifest_content(read_study(path))
-    if told := _changes(old, manifest_content(study)):
+    old = study_content(read_study(path))
+    if told := _changes(old, study_content(study)):
         raise StudyError(
             f"{study.folder} holds another study named {study.name!r} ({'; '.join(told)}); "
             "give this one another name"

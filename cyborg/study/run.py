@@ -22,7 +22,6 @@ import dask
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from distributed import Client, Future, LocalCluster, wait
 from fastcore.script import Param, call_parse, store_true
 from filelock import FileLock, Timeout
@@ -36,14 +35,21 @@ from ..models import NetworkError, WeightsError
 from ..predictions import KEYS
 from ..settings import SettingsError
 from .collect import audit_data, collect, summary
-from .file import Study, StudyError, StudyRun, read_study, study_runs, without_missing
+from cyborg.study.file import (
+    Study,
+    StudyError,
+    StudyRun,
+    read_study,
+    study_runs,
+    without_missing,
+    write_study,
+)
 from cyborg.study.grid import (
     CheckedStudy,
     checked_study,
     estimate,
     image_counts,
     is_drawn,
-    manifest_content,
     plan,
     room_needed,
     score_systems,
@@ -251,7 +257,7 @@ def _claimed(study: Study) -> Iterator[None]:
         for place in ("", KEPT, "manifests"):
             sweep_parts(study.folder / place)
         with atomic_path(study.folder / "study.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(manifest_content(study), sort_keys=False))
+            write_study(study, temporary)
         yield
     finally:
         lock.lock.release()
