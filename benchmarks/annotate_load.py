@@ -30,7 +30,7 @@ from fastcore.script import Param, call_parse
 from cyborg.demo import make_demo
 from cyborg.people.store import AnnotationStore
 
-COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.commands import annotate_command; annotate_command()"
 
 
 def start(folder: Path, store: str, port: int, subjects: int, **other: int) -> subprocess.Popen:

@@ -37,7 +37,7 @@ def manifest():
 """
 STAGES = {
     "import": """
-from cyborg.prepare.importers import import_command
+from cyborg.commands import import_command
 sys.argv = ["cyborg-import", "und-wacv-2023", root, "-o", str(folder / "faces.csv")]
 import_command()
 """,

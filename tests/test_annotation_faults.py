@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,16 @@ from browser import free_port
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cyborg.commands import started
 from cyborg.demo import make_demo
 from cyborg.marks import AnnotationError
 from cyborg.people.crowd import page_text, worker_ids
-from cyborg.people.server import BODY_LIMIT, COPY, Allowance, _threads, main, open_page
+from cyborg.people.server import BODY_LIMIT, COPY, Allowance, _threads, open_page
+from cyborg.people.server import main as serve
 from cyborg.people.tables import StudySettings
 
-COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.commands import annotate_command; annotate_command()"
+main = partial(started, "cyborg-annotate", serve)
 MARK = {"points": [[30, 30, 0.5], [60, 60, 0.9]], "radius": 8, "erase": False}
 TOKEN = "a-long-administrator-token"
 BOSS = {"Authorization": f"Bearer {TOKEN}"}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cyborg.commands import started
 from cyborg.demo import make_demo
 from cyborg.manifest import Manifest
 from cyborg.marks import strokes_mask
@@ -30,13 +32,15 @@ from cyborg.people.crowd import (
     to_picture,
     turk_address,
 )
-from cyborg.people.server import BODY_LIMIT, HEADERS, CrowdPage, _threads, main, open_page
+from cyborg.people.server import BODY_LIMIT, HEADERS, CrowdPage, _threads, open_page
+from cyborg.people.server import main as serve
 from cyborg.people.tables import StudySettings, consents, make_pairs, pairs_table, trials
 from cyborg.saliency import read_map
 
 MARK = {"points": [[30, 30, 0.5], [60, 60, 0.9]], "radius": 8, "erase": False}
 BOSS = {"Authorization": "Bearer secret"}
-COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.commands import annotate_command; annotate_command()"
+main = partial(started, "cyborg-annotate", serve)
 
 
 @pytest.fixture(scope="module")

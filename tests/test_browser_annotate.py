@@ -33,7 +33,7 @@ sync_playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install playwright"
 ).sync_playwright
 pytestmark = needs_browser
-COMMAND = "from cyborg.people.server import annotate_command; annotate_command()"
+COMMAND = "from cyborg.commands import annotate_command; annotate_command()"
 SIDE = 256
 ADMIN = "secret of the tests"
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cyborg.commands import import_command
 from cyborg.files import ManifestError
 from cyborg.findings import audit
 from cyborg.manifest import read_manifest
@@ -19,7 +20,6 @@ from cyborg.prepare.importers import (
     deepfakebench,
     folders,
     genimage,
-    import_command,
     und_wacv_2023,
     viser,
     write_imported,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
+from cyborg.commands import score_command
 from cyborg.demo import make_demo
 from cyborg.evaluation import predict
 from cyborg.explore import scoring
@@ -19,7 +20,6 @@ from cyborg.explore.scoring import (
     find_pictures,
     open_run,
     score,
-    score_command,
     score_files,
 )
 from cyborg.measure.errors import fitted_temperature

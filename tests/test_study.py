@@ -917,7 +917,7 @@ def test_the_command_trains_for_real(content, faces, tmp_path):
     wrong = subprocess.run(
         [*call[:2], "absent.yaml"], env=environment, capture_output=True, text=True
     )
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
     assert wrong.stderr.startswith("cyborg-study: there is no study file absent.yaml")
 
 

@@ -87,7 +87,7 @@ def test_command_prints_runs_beside_each_other(executed):
     assert first.split() == ["run", "run"]  # two of one scenario are told apart by their folders
     assert last.startswith("agreement with human maps (CC)")
     wrong = subprocess.run([command, "absent"], cwd=folder, capture_output=True, text=True)
-    assert wrong.returncode == 1 and wrong.stderr.startswith("cyborg-compare: ")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("cyborg-compare: ")
     assert wrong.stderr.endswith("absent is no run folder: it has no config.json\n")
 
 

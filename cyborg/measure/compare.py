@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastcore.script import Param, call_parse
 
 from .measures import Measured, measured
 from ..runs import run_record
@@ -63,15 +62,11 @@ def compare_runs(
     return pd.concat([_results(folder, found) for folder, found in tests], axis=1)
 
 # %% ../../nbs/lib/measure/06_compare.ipynb #9427bf4b
-@call_parse
 def compare(
-    folders: Param("run folders with predictions, tested on the same images", str, nargs="+"),
-):
+    *folders: str,  # run folders with predictions, tested on the same images
+) -> None:
     "Print the AUC by generator of several runs beside each other."
-    try:
-        found = compare_runs(folders)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"cyborg-compare: {error}") from error
+    found = compare_runs(folders)
     if not found.columns.is_unique:
         found.columns = [Path(folder).resolve().name for folder in folders]
     print(found.map(lambda value: "none" if np.isnan(value) else f"{value:.3f}").to_string())
