@@ -33,7 +33,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 from typing_extensions import Required, TypedDict
 
-from ..files import data_root, did_you_mean, name_fault, runs_root, stamp_text
+from ..files import data_root, did_you_mean, file_stamp, name_fault, runs_root
 from cyborg.manifest import (
     Manifest,
     manifest_root,
@@ -588,8 +588,8 @@ def read_places(
 ) -> Manifest:
     "The manifest of some data, read once for all that ask for it."
     root = str(manifest_root(places["manifest"], places.get("root") or None))
-    whole = {**places, "root": root}
-    return _manifest(tuple(whole.items()), stamp_text(Path(places["manifest"])))
+    whole = {k: v for k, v in {**places, "root": root}.items() if v}
+    return _manifest(tuple(whole.items()), str(file_stamp(Path(places["manifest"]))))
 
 # %% ../../nbs/lib/study/01_file.ipynb #9083c267
 def _lacks(

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from inspect import signature
 from itertools import chain
 from pathlib import Path
@@ -106,14 +105,14 @@ def _with_maps(
 
     So agreement is measured against the same maps for all scenarios.
     """
-    own = manifest.table
-    if column not in own:
-        hint = did_you_mean(column, tuple(own)) or f"; it has {', '.join(own)}"
+    given = manifest.table
+    if column not in given:
+        hint = did_you_mean(column, tuple(given)) or f"; it has {', '.join(given)}"
         raise StudyError(
             f"scenario {scenario} takes its maps from column {column!r}, which the manifest of "
             f"data {data} lacks{hint}"
         )
-    table = own.assign(map=own[column].where(own["split"] != "test", own["map"]))
+    table = given.assign(map=given[column].where(given["split"] != "test", given["map"]))
     table = stated_table(Manifest(table, manifest.root, manifest.classes))
     return Manifest(table, manifest.root, manifest.classes)
 
@@ -139,10 +138,6 @@ def _study_manifests(
     if not study.data:
         demo = make_demo() if not dry or is_drawn(study) else _undrawn_demo()
 
-    @cache
-    def read(path: str, root: str, synthetic: str) -> Manifest:
-        return demo or read_manifest(path, root or None, synthetic=synthetic)
-
     manifests = {}
     cells = {run.config.manifest: run for run in reversed(runs)}
     bar = tqdm(cells.values(), desc="reading manifests", unit=" files", delay=3, leave=False)
@@ -150,13 +145,12 @@ def _study_manifests(
         config, given = run.config, study.scenarios[run.scenario]
         column = given.get("map_column", "")
         if not column:
-            manifests[config.manifest] = read(config.manifest, config.root, config.synthetic)
+            places = {key: getattr(config, key) for key in ("manifest", "root", "synthetic")}
+            manifests[config.manifest] = demo or read_places(places)
             continue
         data = stand_ins(given, study).get(run.data, run.data)
-        places = data_places(study, data)
-        found = read(places["manifest"], places.get("root", ""), places.get("synthetic", ""))
-        said = parse_protocol(places.get("seen", ""), places.get("counterparts", ""))
-        found = _with_maps(with_protocol(found, *said), run.scenario, data, column)
+        found = demo or read_places(data_places(study, data))
+        found = _with_maps(found, run.scenario, data, column)
         if not dry:
             write_manifest(found, config.manifest)
             found = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
@@ -212,9 +206,9 @@ def _check_earlier(study: Study) -> None:
     if not path.is_file():
         return
     old = study_content(read_study(path))
-    if told := _changes(old, study_content(study)):
+    if changes := _changes(old, study_content(study)):
         raise StudyError(
-            f"{study.folder} holds another study named {study.name!r} ({'; '.join(told)}); "
+            f"{study.folder} holds another study named {study.name!r} ({'; '.join(changes)}); "
             "give this one another name"
         )
 
@@ -257,9 +251,9 @@ def _check_frozen(
             return ""
     except (ValueError, OSError) as error:
         raise StudyError(f"frozen system {name}: {error}") from error
-    told = f"frozen system {name} was not opened for a dry run ({given['path']})"
+    message = f"frozen system {name} was not opened for a dry run ({given['path']})"
     lacking = given["kind"] == "torchscript" and not is_trusted(trusted)
-    return told + ("; opening it runs code, which needs --trust" if lacking else "")
+    return message + ("; opening it runs code, which needs --trust" if lacking else "")
 
 
 def score_systems(
@@ -310,9 +304,9 @@ def _check_runs(
                 warnings.append(_check_maps(run, manifest, study.least_maps))
         seen.add(key)
         record = record_of(run)
-        if record and (told := differing_settings(run, record, manifest.digest)):
+        if record and (changes := differing_settings(run, record, manifest.digest)):
             raise StudyError(
-                f"{run.config.folder} holds a run with other settings ({'; '.join(told)}); "
+                f"{run.config.folder} holds a run with other settings ({'; '.join(changes)}); "
                 "give this study another name, or remove that folder"
             )
     return warnings
@@ -438,12 +432,12 @@ def room_needed(
         ("decoded images", cache_root(make=False), images),
         (f"{len(runs)} runs", study.folder, _run_needs(study, runs, checked, slots)),
     ]
-    told = [
+    lines = [
         f"{part.images - part.new:,} of {part.images:,} images that are kept decoded at "
         f"{part.side} px are cached"
         for part in squares
     ]
-    return [*told, f"disk: {require_room(needs)}"]
+    return [*lines, f"disk: {require_room(needs)}"]
 
 # %% ../../nbs/lib/study/02_grid.ipynb #7471c8de
 def plan(

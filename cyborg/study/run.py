@@ -162,8 +162,8 @@ def schedule(
     pool: Cluster,
     tasks: Mapping[str, tuple],  # name of a run -> arguments of `work`, in order of priority
     work: Callable[..., Any],  # what a worker does
-    told: Callable[[int], None],  # called with the number of tasks left
-    every: float = 20.0,  # seconds between two calls of `told`
+    report: Callable[[int], None],  # called with the number of tasks left
+    every: float = 20.0,  # seconds between two calls of `report`
 ) -> dict[str, Any]:  # name -> what `work` returned, or the exception that kept it from that
     "Give tasks to workers until all are done; those of a worker that dies go to another one."
     client, mark = pool.client, secrets.token_hex(4)  # no result of an earlier session
@@ -185,7 +185,7 @@ def schedule(
         elif time.monotonic() - alive > LOST:
             raise StudyError("all workers of this machine have died; start again to go on")
         if time.monotonic() - last > every or not left:
-            told(len(left))
+            report(len(left))
             last = time.monotonic()
     return {
         name: future.result() if future.status == "finished" else _reason(future)
@@ -204,7 +204,7 @@ def _task(
     notebook: Path,
     pool: Cluster,
 ) -> tuple:  # arguments of `execute_on_worker`
-    "What a worker is told of a run: every setting, so that no default can differ there."
+    "What a worker is given for a run: every setting, so that no default can differ there."
     parameters = {"preset": study.preset, **asdict(run.config)}
     if study.robustness:
         parameters["robustness"] = study.robustness
@@ -278,7 +278,7 @@ def run_study(
     tell: Callable[[str], None] | None = None,  # None: print, flushed
     trusted: bool = False,  # whether frozen systems may run code, see `is_trusted`
     checked: CheckedStudy | None = None,  # of the study as it is now; None: check it
-) -> pd.DataFrame:  # of `plan`, as it stands at the end
+) -> pd.DataFrame:  # of `plan`, at the end
     "Run what is not finished; a run that fails does not stop the others. Starting again goes on."
     tell = tell or partial(print, flush=True)
     if checked is None:
@@ -305,7 +305,7 @@ def run_study(
             tell(f"dashboard: {pool.client.dashboard_link}")
         start, (before, whole) = time.monotonic(), _work_done(plan(study), weights)
 
-        def told(left: int) -> None:
+        def report(left: int) -> None:
             now = plan(study)
             done = _work_done(now, weights)[0]
             pace = (done - before) / (time.monotonic() - start)
@@ -313,7 +313,7 @@ def run_study(
             tell(_line(now, running, (whole - done) / pace if pace > 0 else np.nan))
 
         tasks = {r.config.name: _task(r, study, Path(notebook), pool) for r in todo}
-        ended = schedule(pool, tasks, execute_on_worker, told, every)
+        ended = schedule(pool, tasks, execute_on_worker, report, every)
         for name, outcome in ended.items():
             if isinstance(outcome, BaseException):
                 error = f"{type(outcome).__name__}: {outcome}"

@@ -229,7 +229,7 @@ def execute_on_worker(
     if os.environ.get(_TRIM) == str(spawned.get(_TRIM)):
         del os.environ[_TRIM]
     threads = threads or max(1, usable_cores() // worker.state.nthreads)
-    own = {"CUDA_VISIBLE_DEVICES": devices[int(worker.name)]} if devices else {}
+    device = {"CUDA_VISIBLE_DEVICES": devices[int(worker.name)]} if devices else {}
     return execute(
-        folder, notebook, parameters, {**environment, **thread_variables(threads), **own}
+        folder, notebook, parameters, {**environment, **thread_variables(threads), **device}
     )
