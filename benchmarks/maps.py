@@ -18,10 +18,9 @@ from accelerate import Accelerator
 from fastcore.script import call_parse
 from speed import random_batch, side_by_side
 
-from cyborg.cam import attended, attention_rollout
 from cyborg.epoch import run_epoch
 from cyborg.guidance import GUIDANCES
-from cyborg.models import make_network
+from cyborg.models import attended, attention_rollout, make_network
 from cyborg.runs import new_state
 from cyborg.settings import RunConfig
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .cam import Which, is_flat_map, min_max, model_map
-from .loss import DISTANCES, LossParts, blend
+from .loss import DISTANCES, LossParts, loss_of_maps
 from .models import Output
 
 # %% ../nbs/lib/13_guidance.ipynb #7114a974
@@ -238,7 +238,7 @@ class Case(NamedTuple):
     human: torch.Tensor  # (B, h, w)
     distance: str  # a key of `DISTANCES`
     false_maps: torch.Tensor | None = None  # (B, h, w), of the false class, for the divisive terms
-    imputation: Imputation | None = None  # for res_l
+    learnt: nn.Module | None = None  # the guidance's `module`
 
 
 class Guidance(NamedTuple):
@@ -251,6 +251,18 @@ class Guidance(NamedTuple):
     needs_map: bool = True  # whether an image without a human map is left out
     needs_false: bool = False  # whether it looks at the false class, too
     keeps_flat: bool = False  # whether a human map that is the same everywhere counts
+    module: type[nn.Module] | None = None  # a part that is learnt, resumed and saved with a network
+
+    @property
+    def part(self) -> str:  # empty where nothing is learnt
+        "What the learnt part is called in a network, and first in the names of its tensors."
+        return self.module.__name__.lower() if self.module else ""
+
+    def add_to(self, network: nn.Module) -> nn.Module:  # the same
+        "Hang the learnt part on a network that will be trained."
+        if self.module:
+            network.add_module(self.part, self.module())
+        return network
 
 
 def _cyborg(case: Case) -> torch.Tensor:
@@ -282,7 +294,7 @@ def _guidances() -> dict[str, Guidance]:
     robust, entropies, apart = "Gao et al. 2022b", "Piland et al. 2023", "after Piland et al. 2025"
     false = {"which": "true", "needs_false": True}
     free, at_pixels = {"needs_map": False}, ("input_gradient", "true")
-    imputed = lambda c: res(c.maps, c.human, c.imputation(c.human))  # noqa: E731
+    imputed = lambda c: res(c.maps, c.human, c.learnt(c.human))  # noqa: E731
     fixed = lambda c: res(c.maps, c.human, blurred(c.human))  # noqa: E731
     both = lambda c: _cyborg(c) + droid(c.maps)  # noqa: E731
     return {
@@ -292,7 +304,7 @@ def _guidances() -> dict[str, Guidance]:
         "hint": Guidance(_of_two(hint), "Selvaraju et al. 2019", which="true"),
         "gradia": Guidance(_of_two(gradia), "Gao et al. 2022", which="true"),
         "res_g": Guidance(fixed, robust, which="true"),
-        "res_l": Guidance(imputed, robust, which="true"),
+        "res_l": Guidance(imputed, robust, which="true", module=Imputation),
         "energy": Guidance(_of_two(energy), "Rao et al. 2023", which="true"),
         "fmmce": Guidance(_of_two(fmmce), entropies, **free),
         "droid": Guidance(_of_two(droid), entropies, **free),
@@ -320,31 +332,34 @@ def guided_loss(
     alpha: float | None = 0.5,  # weight of the classification part; None: `dynamic_alpha`
     which: Which = "pred",  # whose map, where `guidance` leaves it open
     distance: str = "mse",  # a key of `DISTANCES`, for the terms that are a distance
-    guidance: str = "cyborg",  # a key of `GUIDANCES`
+    *,
+    guidance: str | Guidance = "cyborg",  # a key of `GUIDANCES`, or one that is none of them
     kind: str = "auto",  # the model map, see `cam.model_map`; auto: the publication's
     images: torch.Tensor | None = None,  # (B, 3, S, S), needed for gradients down to the images
-    imputation: Imputation | None = None,  # needed for res_l
+    learnt: nn.Module | None = None,  # needed where the guidance has a `module`
     ce_weight: torch.Tensor | None = None,  # (B,), of each image in the classification part
     map_weight: torch.Tensor | None = None,  # (B,), of each image in the saliency part
 ) -> LossParts:
     "The loss of section 5 with a published term in the distance's place; flat maps are counted."
-    if guidance not in GUIDANCES:
+    if isinstance(guidance, str) and guidance not in GUIDANCES:
         raise ValueError(f"guidance is {guidance!r}, expected one of {', '.join(GUIDANCES)}")
-    chosen = GUIDANCES[guidance]
+    chosen = GUIDANCES[guidance] if isinstance(guidance, str) else guidance
     kind, which = chosen.kind if kind == "auto" else kind, chosen.which or which
     maps = model_map(output, weight, kind, which, labels, images)  # (B, h, w)
-    if human.shape != maps.shape:
-        raise ValueError(
-            f"human has shape {tuple(human.shape)}, expected {tuple(maps.shape)} like the features"
-        )
-    human = human.to(maps.dtype)
     false_maps = _false_maps(output, weight, kind, labels, images) if chosen.needs_false else None
-    apart = chosen.term(Case(maps, human, distance, false_maps, imputation))  # (B,)
-    flat_human = has_map & is_flat_map(human) & chosen.needs_map & (not chosen.keeps_flat)
-    mapped = (has_map & ~flat_human) | (not chosen.needs_map)
-    flat = (mapped & is_flat_map(maps)).sum(), flat_human.sum()
-    logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
-    return blend(logits, labels, apart, mapped, flat, alpha, ce_weight, map_weight)
+    return loss_of_maps(
+        output.logits,
+        labels,
+        maps,
+        human,
+        has_map,
+        lambda m, q: chosen.term(Case(m, q, distance, false_maps, learnt)),
+        alpha,
+        ce_weight=ce_weight,
+        map_weight=map_weight,
+        needs_map=chosen.needs_map,
+        keeps_flat=chosen.keeps_flat,
+    )
 
 # %% ../nbs/lib/13_guidance.ipynb #36f4fc82
 def _false_maps(output: Output, weight: torch.Tensor, kind: str, labels, images) -> torch.Tensor:

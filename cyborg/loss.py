@@ -170,6 +170,34 @@ def blend(
     total = weighted_sum(classification, saliency, alpha)
     return LossParts(total, classification, saliency, *flat, mapped.sum())
 
+# %% ../nbs/lib/12_loss.ipynb #0f0c93b9
+def loss_of_maps(
+    logits: torch.Tensor,  # (B, C)
+    labels: torch.Tensor,  # (B,) int64, true classes
+    maps: torch.Tensor,  # (B, h, w), the model's, unscaled
+    human: torch.Tensor,  # (B, h, w)
+    has_map: torch.Tensor,  # (B,) bool, which images have one
+    term: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],  # of both, unscaled: (B,)
+    alpha: float | None = 0.5,  # as for `blend`, like its two weights
+    *,
+    ce_weight: torch.Tensor | None = None,
+    map_weight: torch.Tensor | None = None,
+    needs_map: bool = True,  # whether an image without a human map is left out
+    keeps_flat: bool = False,  # whether a human map that is the same everywhere counts
+) -> LossParts:
+    "Cross-entropy and a term of two maps; flat maps are counted, a flat human one says nothing."
+    if human.shape != maps.shape:
+        raise ValueError(
+            f"human has shape {tuple(human.shape)}, expected {tuple(maps.shape)} like the features"
+        )
+    human = human.to(maps.dtype)
+    flat_human = has_map & is_flat_map(human) & needs_map & (not keeps_flat)
+    mapped = (has_map & ~flat_human) | (not needs_map)
+    flat = (mapped & is_flat_map(maps)).sum(), flat_human.sum()
+    wide = torch.promote_types(logits.dtype, torch.float32)  # no loss in half precision
+    apart = term(maps, human)
+    return blend(logits.to(wide), labels, apart, mapped, flat, alpha, ce_weight, map_weight)
+
 # %% ../nbs/lib/12_loss.ipynb #43f79b99
 def cyborg_loss(
     output: Output,  # of one forward pass
@@ -187,15 +215,5 @@ def cyborg_loss(
     if distance not in DISTANCES:
         raise ValueError(f"distance is {distance!r}, expected one of {', '.join(DISTANCES)}")
     maps = class_map(output, weight, which, labels)  # (B, h, w)
-    if human.shape != maps.shape:
-        raise ValueError(
-            f"human has shape {tuple(human.shape)}, expected {tuple(maps.shape)} like the features"
-        )
-    wide = torch.promote_types(
-        output.logits.dtype, torch.float32
-    )  # a loss is never computed in half precision
-    flat_human = has_map & is_flat_map(human)
-    mapped = has_map & ~flat_human
-    apart = DISTANCES[distance](min_max(maps), min_max(human.to(maps.dtype)))  # (B,)
-    flat = (mapped & is_flat_map(maps)).sum(), flat_human.sum()
-    return blend(output.logits.to(wide), labels, apart, mapped, flat, alpha)
+    apart = lambda m, q: DISTANCES[distance](min_max(m), min_max(q))  # noqa: E731
+    return loss_of_maps(output.logits, labels, maps, human, has_map, apart, alpha)

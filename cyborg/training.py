@@ -28,11 +28,10 @@ from cyborg.epoch import (
     run_epoch,
 )
 from .files import DamagedError, require_bool
-from .guidance import Imputation
 from .manifest import parse_protocol
 from .models import Network
 from .others.attention import Templates
-from .others.released import parse_quirks, set_dropout
+from .others.released import set_dropout
 from cyborg.runs import (
     RESTART,
     State,
@@ -146,10 +145,9 @@ def _train_in(
     "Train in a run folder, from its checkpoint on."
     loaders = {split: _loader(dataset, split, config) for split, dataset in datasets.items()}
     weights = image_weights(datasets["train"].manifest.table, config)
-    if "dropout" in parse_quirks(config.quirks):
+    if "dropout" in config.quirk_names:
         set_dropout(network)
-    if config.guidance == "res_l" and config.alpha < 1:
-        network.imputation = Imputation()  # learnt, resumed and saved with the network
+    config.guided_by.add_to(network)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
     state = new_state(network, config)
     load_state(state, folder)
@@ -211,10 +209,11 @@ def _with_weights(
     tensors = load_file(path)
     found = [tensors.get(f"attention.{name}") for name in Templates._fields]
     templates = lambda _: Templates(*(tensor.numpy() for tensor in found))  # noqa: E731
-    of_training = [name for name in tensors if name.startswith("imputation.")]  # of res_l
+    of_training = f"{config.guided_by.part}."  # begins the names of what only the loss needs
     try:
         network = build_network(config, n_classes, "none", templates)
-        network.load_state_dict({k: v for k, v in tensors.items() if k not in of_training})
+        own = {k: v for k, v in tensors.items() if not k.startswith(of_training)}
+        network.load_state_dict(own)
     except (RuntimeError, AttributeError) as error:
         wrong = " ".join(str(error).split())[:300]
         raise DamagedError(

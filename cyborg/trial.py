@@ -16,20 +16,19 @@ from typing import NamedTuple
 import torch
 
 from .cache import cache_root, require_room, uncached_images
+from .cam import MAPS
 from .data import Batch
 from cyborg.epoch import (
     batch_loss,
     build_network,
     differentiable_twice,
     image_weights,
-    needs_image_gradient,
     templates_of,
 )
 from .findings import validate_run
-from .guidance import GUIDANCES, Imputation
 from .manifest import Manifest, parse_protocol, read_manifest, with_protocol
 from .models import Network
-from .others.released import parse_quirks, quirky_output
+from .others.released import quirky_output
 from .settings import RunConfig, SettingsError
 
 # %% ../nbs/lib/17_trial.ipynb #01a439b9
@@ -41,12 +40,12 @@ def check_maps(
     parts = {split: manifest.split(split).table for split in ("train", "val")}
     mapped = {split: table[table["map"] != ""] for split, table in parts.items()}
     missing = len(parts["train"]) - len(mapped["train"])
-    needs_map = GUIDANCES[config.guidance].needs_map and config.maps != "label"
+    needs_map = config.guided_by.needs_map and config.maps != "label"
     if config.alpha < 1 and needs_map and missing == len(parts["train"]):
         raise SettingsError(
             f"alpha is {config.alpha}, but no training image has a map; alpha 1 trains without"
         )
-    if config.alpha < 1 and missing and "unguarded" in parse_quirks(config.quirks):
+    if config.alpha < 1 and missing and "unguarded" in config.quirk_names:
         raise SettingsError(
             f"quirks is {config.quirks!r}, but {missing:,} training images have no map, and the "
             "released code divides by 0 there; alpha 1 trains without maps, as its authors did"
@@ -72,9 +71,9 @@ def check_settings(
     classes, n = manifest.classes, len(manifest.split("train"))
     if n < 2:
         raise SettingsError(f"{config.manifest} has {n} training image, expected at least 2")
-    if len(classes) != 2 and "score" in parse_quirks(config.quirks):
+    if len(classes) != 2 and "score" in config.quirk_names:
         raise SettingsError(f"quirks is {config.quirks!r}: score is of two classes, not {classes}")
-    if len(classes) != 2 and config.alpha < 1 and GUIDANCES[config.guidance].needs_false:
+    if len(classes) != 2 and config.guided_by.needs_false:
         raise SettingsError(f"guidance {config.guidance!r} is for two classes, not {classes}")
     if config.batch_size > n:
         return [f"batch_size is {config.batch_size}, but an epoch has {n} images: it is one step"]
@@ -102,13 +101,12 @@ def check_step(
 ) -> None:
     "Make one step on made-up images with a copy; SettingsError where the network cannot."
     batch, probe = made_up(network, n, n_classes), copy.deepcopy(network).train()
-    by_image, quirks = needs_image_gradient(config), parse_quirks(config.quirks)
+    by_image = MAPS[config.kind].of_images
     batch.image.requires_grad_(by_image)
-    if config.guidance == "res_l" and config.alpha < 1:
-        probe.imputation = Imputation()
+    config.guided_by.add_to(probe)
     try:
         with torch.random.fork_rng(), differentiable_twice() if by_image else nullcontext():
-            output = quirky_output(probe, probe, batch.image, quirks)
+            output = quirky_output(probe, probe, batch.image, config.quirk_names)
             parts = batch_loss(probe, output, batch, config)
             parts.total.backward()
     except (RuntimeError, ValueError, IndexError) as error:
@@ -219,6 +217,6 @@ def check_run(
     network = build_network(config, len(manifest.classes), templates=templates)
     check_step(network, config, len(manifest.classes))
     n = len(manifest.split("train"))
-    if "last_batch" in parse_quirks(config.quirks) and n % config.batch_size == 1:
+    if "last_batch" in config.quirk_names and n % config.batch_size == 1:
         check_step(network, config, len(manifest.classes), 1)
     return Checked(manifest, network, warnings)

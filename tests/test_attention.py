@@ -332,7 +332,6 @@ def test_classical_training_of_a_vision_transformer(faces, tmp_path):
         ({"guidance": "hint"}, "or at one of a class"),
         ({"guidance": "rrr"}, "another map than attention rollout"),
         ({"which": "true"}, "which is 'true'"),
-        ({"one_logit": True}, "one_logit is True"),
         ({"maps": "label"}, "which no CAM can follow"),
         ({"quirks": "released"}, "the released code has no attention"),
     ],

@@ -13,8 +13,6 @@ from test_training import same_run, settings, write_faces
 from torch.nn.functional import conv2d, cross_entropy
 
 from cyborg.cam import (
-    attended,
-    attention_rollout,
     class_map,
     gradient_map,
     input_gradient,
@@ -37,7 +35,7 @@ from cyborg.guidance import (
     time_weights,
 )
 from cyborg.loss import DISTANCES, cyborg_loss, dynamic_alpha
-from cyborg.models import Output, make_network
+from cyborg.models import Output, attended, attention_rollout, make_network
 from cyborg.others.released import QUIRKS
 from cyborg.runs import differing
 from cyborg.settings import RunConfig, SettingsError, run_config

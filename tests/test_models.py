@@ -73,7 +73,7 @@ def test_seed_decides_the_weights_and_global_state_is_untouched():
 
 @pytest.mark.parametrize(
     "arch",
-    ["mobilenetv3_small_100", "ghostnet_100", "convnext_atto", "vit_tiny_patch16_224", "vgg11"],
+    ["mobilenetv3_small_100", "ghostnet_100", "convnext_atto", "mixer_s32_224", "vgg11"],
 )
 def test_networks_without_pooled_maps_are_refused_with_one_that_has(arch):
     with pytest.raises(NetworkError, match="nearest that does: ") as error:

@@ -35,7 +35,6 @@ from cyborg.files import (
 from ..manifest import IMAGE_SUFFIXES, manifest_root, read_table
 from ..measure.errors import fitted_temperature
 from ..models import Network
-from ..others.released import parse_quirks
 from ..overlays import overlay
 from ..pictures import read_picture
 from ..predictions import read_predictions, weights_digest
@@ -134,7 +133,7 @@ def open_run(
     run = load_run(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = "released" if "score" in parse_quirks(run.config.quirks) else "softmax"
+    kind = "released" if "score" in run.config.quirk_names else "softmax"
     found = _temperature(run.folder, run.classes)
     network = run.network.to(device).eval()
     name = run.folder.resolve().name

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTIONS', 'attention_place', 'Templates', 'appearance_model', 'blank_templates', 'read_templates', 'add_attention',
-           'label_masks', 'rollout_network']
+           'label_masks']
 
 # %% ../../nbs/lib/others/01_attention.ipynb #064d161a
 from collections.abc import Iterator
@@ -13,23 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import timm
 import torch
 from sklearn.decomposition import PCA
-from timm.models.vision_transformer import VisionTransformer
 from timm.models.xception import Block, SeparableConv2d
 from torch import nn
 
-from ..cam import attended, attention_rollout
 from cyborg.models import (
     Network,
-    NetworkError,
-    Output,
     load_exactly,
-    load_named_weights,
     make_network,
     read_state_dict,
-    timm_name,
 )
 from ..pictures import read_picture
 from ..saliency import is_flat
@@ -219,46 +212,6 @@ def label_masks(
     "All 0 for the first class, all 1 for the others: masks as Dang et al. have them."
     masks = (np.asarray(labels) > 0).astype(np.float32)
     return np.broadcast_to(masks[:, None, None], (len(masks), *cells)).copy()
-
-# %% ../../nbs/lib/others/01_attention.ipynb #345c618f
-class RolloutNetwork(Network):
-    "A vision transformer whose map is its attention rollout."
-
-    def forward(
-        self,
-        images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`
-    ) -> Output:
-        logits, attentions, tokens = attended(self.backbone, images)
-        prefix = self.backbone.num_prefix_tokens
-        features = tokens[:, prefix:].transpose(1, 2).unflatten(2, self.map_size)
-        return Output(logits, features, attention_rollout(attentions, self.map_size, prefix))
-
-# %% ../../nbs/lib/others/01_attention.ipynb #7d077b4e
-def rollout_network(
-    arch: str,  # a timm `VisionTransformer` with a class token
-    n_classes: int = 2,  # C
-    size: int = 0,  # input side, pixels; 0: the side its weights were trained at
-    weights: str = "imagenet",  # imagenet, none, package, or a file
-    seed: int = 0,  # of the random weights
-) -> RolloutNetwork:  # in eval mode, on the CPU
-    "A vision transformer ready to train."
-    name = timm_name(arch)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        side = {"img_size": size} if size else {}
-        try:
-            backbone = timm.create_model(name, num_classes=n_classes, **side).eval()
-        except (TypeError, AssertionError) as error:
-            raise NetworkError(f"size is {size}, which {arch} does not take: {error}") from error
-    if not isinstance(backbone, VisionTransformer) or backbone.cls_token is None:
-        kind = type(backbone).__name__
-        raise NetworkError(
-            f"attention is 'rollout', but {arch} is a {kind}, expected a VisionTransformer of timm "
-            "with a class token, for example vit_small_patch16_224"
-        )
-    load_named_weights(backbone, name, weights)
-    size = backbone.patch_embed.img_size[0]
-    return RolloutNetwork(backbone, arch, size, tuple(backbone.patch_embed.grid_size)).eval()
 
 # %% ../../nbs/lib/others/01_attention.ipynb #99e16fc1
 def rename_attention(

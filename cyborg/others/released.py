@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ QUIRKS = {
 }
 
 
+@cache  # a run asks once a batch
 def parse_quirks(
     text: str,  # names of `QUIRKS` with commas between them, or released, for all; empty for none
 ) -> tuple[str, ...]:  # in the order of `QUIRKS`

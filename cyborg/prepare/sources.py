@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..cache import open_cache
-from ..cam import IMAGE_KINDS, MapKind, Which, model_map
+from ..cam import MAPS, Which, model_map
 from ..data import normalised
 from ..evaluation import evaluation_mode
 from cyborg.files import (
@@ -321,14 +321,14 @@ def teacher_saliency(
     network: Network,  # trained, in eval mode
     images: torch.Tensor,  # (B, 3, S, S), normalised
     labels: torch.Tensor,  # (B,) int64
-    kind: str = "cam",  # a kind of `cyborg.cam.model_map`, or rise
+    kind: str = "cam",  # a key of `cyborg.cam.MAPS`, or rise
     which: Which = "true",  # whose map; rise takes the true or the predicted class
     **options: Any,  # for `rise`: masks, cells, share, seed, batch_size
 ) -> torch.Tensor:  # (B, h, w) unscaled; RISE gives (B, S, S)
     "Maps of any kind, of one batch."
     if kind != "rise":
-        with torch.set_grad_enabled(kind in IMAGE_KINDS):
-            images = images.clone().requires_grad_(kind in IMAGE_KINDS)
+        with torch.set_grad_enabled(MAPS[kind].of_images):
+            images = images.clone().requires_grad_(MAPS[kind].of_images)
             output = network(images)
             return model_map(output, network.head_weight, kind, which, labels, images).detach()
     if which == "pred":
@@ -344,7 +344,7 @@ def _teacher_options(
     options: Mapping[str, Any],  # for `rise`
 ) -> dict[str, Any]:  # with the defaults
     "Refuse what does not exist, by name."
-    kinds = (*get_args(MapKind), "rise")
+    kinds = (*MAPS, "rise")
     if kind not in kinds:
         raise ValueError(f"kind is {kind!r}{did_you_mean(kind, kinds)}, expected one of {kinds}")
     classes = ("true", "pred") if kind == "rise" else get_args(Which)
