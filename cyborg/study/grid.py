@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OVERHEAD', 'check_study', 'plan', 'estimate']
 
-# %% ../../nbs/lib/study/02_grid.ipynb #0032d953
+# %% ../../nbs/lib/study/02_grid.ipynb #25142356
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
