@@ -15,6 +15,7 @@ import base64
 import configparser
 import csv
 import hashlib
+import html
 import io
 import json
 import os
@@ -217,7 +218,7 @@ def explored(
 # --- as text ----------------------------------------------------------------------------------
 
 LEFT_OUT = ("collected", "checked", "predictions.parts", "last")  # caches and checkpoints
-LEFT_OUT += ("explored.npz", "features.npz")
+LEFT_OUT += ("explored.npz", "features.npz", "measured.npz")
 
 
 def plain(value: Any) -> Any:  # of JSON
@@ -242,7 +243,9 @@ def digest(content: bytes | str) -> str:  # 16 hexadecimal digits
 
 def json_text(value: Any) -> str:
     "JSON, a line a value."
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, default=str) + "\n"
+    return (
+        json.dumps(plain(value), indent=1, ensure_ascii=False, sort_keys=True, default=str) + "\n"
+    )
 
 
 def arrays_text(arrays: dict[str, np.ndarray]) -> str:
@@ -254,15 +257,38 @@ def arrays_text(arrays: dict[str, np.ndarray]) -> str:
     return "\n".join([*lines, ""])
 
 
-FIGURE = r'id="figure-([\w-]+)"></div><script type="application/json">(.*?)</script>'
+def without_layouts(
+    value: Any,  # of JSON
+    layouts: list[dict[str, Any]],  # of the figures in it, added here in order
+) -> Any:
+    "What the figures in a value draw, without how they are laid out."
+    if isinstance(value, dict) and {"data", "layout"} <= value.keys():
+        layouts.append(value["layout"])
+        value = {"data": value["data"]}
+    if isinstance(value, dict):
+        return {k: without_layouts(v, layouts) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_layouts(one, layouts) for one in value]
+    return value
+
+
+def figure_texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    "JSON with figures in it, and their layouts apart: another margin hides no other number."
+    layouts = []
+    yield f"{name}.json", json_text(without_layouts(value, layouts))
+    yield f"{name}.layouts.json", json_text(layouts)
+
+
+FIGURE = r'id="figure-([\w-]+)"></div>\s*<script type="application/json">(.*?)</script>'
 
 
 def page_texts(name: str, text: str) -> Iterator[tuple[str, str]]:
     "A report: its page without programs, and its figures."
     for key, content in re.findall(FIGURE, text):
-        yield f"{name}.figures/{key}.json", json_text(json.loads(content))
-    text = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
-    yield name, re.sub(r"\bT_[0-9a-f]{5}", "T", text).replace("><", ">\n<")  # drawn at random
+        yield from figure_texts(f"{name}.figures/{key}", json.loads(content))
+    text = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S))
+    text = re.sub(r"\bT_[0-9a-f]{5}", "T", text)  # names of tables are drawn at random
+    yield name, re.sub(r">\s*<", ">\n<", text)
 
 
 def shown_by(notebook: dict[str, Any]) -> list[Any]:
@@ -281,8 +307,10 @@ def shown_by(notebook: dict[str, Any]) -> list[Any]:
 def texts_of(path: Path, name: str) -> Iterator[tuple[str, str]]:  # names and texts
     "A file as text; nothing where its kind is not known."
     kind = path.suffix
-    if kind in (".csv", ".tex", ".yaml", ".digest"):
+    if kind in (".csv", ".tex", ".digest"):
         yield name, path.read_text()
+    elif kind == ".yaml":
+        yield f"{name}.json", json_text(yaml.safe_load(path.read_text()))
     elif kind == ".json":
         yield name, json_text(json.loads(path.read_text()))
     elif kind == ".parquet":
@@ -299,7 +327,7 @@ def texts_of(path: Path, name: str) -> Iterator[tuple[str, str]]:  # names and t
     elif kind == ".html":
         yield from page_texts(name, path.read_text())
     elif kind == ".ipynb":
-        yield f"{name}.json", json_text(shown_by(json.loads(path.read_text())))
+        yield from figure_texts(name, shown_by(json.loads(path.read_text())))
 
 
 def write_golden(folder: Path, views: dict[str, Any]) -> int:  # files
@@ -313,7 +341,8 @@ def write_golden(folder: Path, views: dict[str, Any]) -> int:  # files
             pictures.append(f"{name} {digest(path.read_bytes())}\n")
         texts |= dict(texts_of(path, name))
     texts["data/pictures.txt"] = "".join(pictures)
-    texts |= {f"explorer/{name}.json": json_text(view) for name, view in views.items()}
+    for name, view in views.items():
+        texts |= dict(figure_texts(f"explorer/{name}", view))
     for name, text in texts.items():
         path = folder / "golden" / name
         path.parent.mkdir(parents=True, exist_ok=True)
