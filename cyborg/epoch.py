@@ -444,10 +444,11 @@ def build_network(
     if config.attention in ATTENTIONS:
         found = templates(network) if config.attention == "appearance" else None
         add_attention(network, config.attention, found, config.seed)
-    if config.kind not in (known := maps_of(network)):
+    if config.kind not in maps_of(network):
         raise NetworkError(
-            f"{config.arch} has no {MAPS[config.kind].needs}, which {config.kind} is made of, but "
-            f"{', '.join(known)}: attention 'rollout' goes with a vision transformer that has a "
-            "class token, for example vit_small_patch16_224, and with no other network"
+            f"{config.arch} has no class activation map, but an attention map: attention 'rollout'"
+            if MAPS[config.kind].needs == "features"
+            else f"{config.arch} has no attention map: attention 'rollout' goes with a vision "
+            "transformer that has a class token, for example vit_small_patch16_224"
         )
     return network
