@@ -264,19 +264,19 @@ def test_paired_scenarios_start_from_the_same_weights_and_see_the_same_batches(f
     seen = {}
 
     def recording(original, name):
-        def wrapper(output, weight, labels, *rest):
+        def wrapper(output, weight, labels, *rest, **options):
             seen.setdefault(name, []).append((weight.detach().clone(), labels.clone()))
-            return original(output, weight, labels, *rest)
+            return original(output, weight, labels, *rest, **options)
 
         return wrapper
 
-    original = epoch.cyborg_loss
+    original = epoch.guided_loss
     for name, alpha in (("classical", 1.0), ("cyborg", 0.5)):
-        epoch.cyborg_loss = recording(original, name)
+        epoch.guided_loss = recording(original, name)
         try:
             train(run_config(settings(faces, tmp_path, name=name, alpha=alpha, epochs=1)))
         finally:
-            epoch.cyborg_loss = original
+            epoch.guided_loss = original
     assert torch.equal(seen["classical"][0][0], seen["cyborg"][0][0])
     for (_, a), (_, b) in zip(seen["classical"], seen["cyborg"], strict=True):
         assert torch.equal(a, b)
