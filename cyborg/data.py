@@ -30,6 +30,7 @@ from cyborg.cache import (
     whole_number,
 )
 from .files import safe_path
+from .front import handed_on
 from .manifest import Manifest
 from .saliency import RunningMean, is_flat, read_map, resize_map
 
@@ -527,3 +528,6 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=own,
     )
+
+# %% ../nbs/lib/09_data.ipynb #58bbdda3
+__getattr__ = handed_on(__name__, "cache", "pictures")

@@ -23,6 +23,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .files import atomic_path, data_root, require_bool, usable_cores
+from .front import handed_on
 from .manifest import Manifest, read_manifest, write_manifest
 from cyborg.portrait import (
     IRIS,
@@ -517,3 +518,6 @@ def make_demo(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return read_manifest(root / "manifest.csv", root=root)
+
+# %% ../nbs/lib/07_demo.ipynb #084c97db
+__getattr__ = handed_on(__name__, "portrait")

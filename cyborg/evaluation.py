@@ -30,6 +30,7 @@ from .cache import open_cache
 from .cam import Which, model_saliency
 from .data import Batch, ImageDataset
 from .files import atomic_path, did_you_mean, read_json, require_bool, sweep_parts
+from .front import handed_on
 from .manifest import METRICS, NO_SOURCES, Manifest, default_classes
 from .measure.corners import Corners, auc_of, mean_groups, mean_over, roc_corners
 from .others.released import released_score
@@ -712,3 +713,6 @@ def class_table(
     auc, reason = mean_over([row["auc"] for row in rows], "classes")
     last = {"class": "macro", "n": len(right), "auc": auc, "accuracy": right.mean()}
     return pd.DataFrame([*rows, {**last, "reason": reason}])
+
+# %% ../nbs/lib/20_evaluation.ipynb #cacc7606
+__getattr__ = handed_on(__name__, "predictions")

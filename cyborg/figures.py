@@ -28,6 +28,7 @@ from plotly.subplots import make_subplots
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from .evaluation import comparisons
+from .front import handed_on
 from .manifest import SUMMARIES
 
 # %% ../nbs/lib/21_figures.ipynb #dca03b1f
@@ -735,3 +736,6 @@ def write_figures(
         text = " ".join(str(error).split())[:300]
         return f"{none} needs Chrome or Chromium, which plotly_get_chrome installs ({text})"
     return ""
+
+# %% ../nbs/lib/21_figures.ipynb #b7a3eefb
+__getattr__ = handed_on(__name__, "overlays")

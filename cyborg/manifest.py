@@ -34,6 +34,7 @@ from cyborg.files import (
     did_you_mean,
     path_fault,
 )
+from .front import handed_on
 
 # %% ../nbs/lib/02_manifest.ipynb #5c170211
 def check_columns(
@@ -770,3 +771,6 @@ def read_released(
     manifest = Manifest(table, root, CLASSES)
     refuse_if_any(where, lexical_findings(manifest))
     return manifest
+
+# %% ../nbs/lib/02_manifest.ipynb #01d197f9
+__getattr__ = handed_on(__name__, "files", "findings")

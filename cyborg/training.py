@@ -28,6 +28,7 @@ from cyborg.epoch import (
     run_epoch,
 )
 from .files import DamagedError, require_bool
+from .front import handed_on
 from .manifest import parse_protocol
 from .models import Network
 from .others.attention import Templates
@@ -221,7 +222,5 @@ def _with_weights(
         ) from error
     return network
 
-# %% ../nbs/lib/18_training.ipynb #5511a758
-from .data import Batch
-from .epoch import batch_loss  # noqa: F401
-from .settings import preset_config  # noqa: F401
+# %% ../nbs/lib/18_training.ipynb #1fa44507
+__getattr__ = handed_on(__name__, "settings", "epoch", "runs", "trial")

@@ -23,6 +23,7 @@ from PIL import Image
 
 import cyborg
 from .figures import figure_script
+from .front import handed_on
 from .pictures import pixels_of, read_picture
 
 # %% ../nbs/lib/23_widgets.ipynb #74a1d3a1
@@ -94,3 +95,6 @@ class FigureHost(anywidget.AnyWidget):
     def _received(self, _: Any, message: Any, __: Any) -> None:
         if self.clicked is not None and message.get("kind") == "clicked":
             self.clicked(int(message["trace"]), int(message["point"]))
+
+# %% ../nbs/lib/23_widgets.ipynb #e4b7290a
+__getattr__ = handed_on(__name__, "people.brush")
