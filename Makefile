@@ -1,7 +1,7 @@
 # Every path is relative to this folder, whose own name may hold spaces.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv install train study systems explore annotate test lint clean
+.PHONY: help venv install train study systems explore annotate docs test lint clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -17,6 +17,7 @@ help:
 	@echo 'make systems   run every system once on the demo set (about 20 minutes), write the report'
 	@echo 'make explore   look at maps, images and runs in the browser, of all studies in runs/'
 	@echo 'make annotate  collect human maps in the browser, on the demo set'
+	@echo 'make docs      build the pages to read: _docs/index.html, from the notebooks with their outputs'
 	@echo 'make test      install what is missing, run all tests, every notebook among them'
 	@echo 'make lint      check notebooks, tests and scripts with ruff'
 	@echo 'make venv      make $(VENV), or renew it when settings.ini or setup.py has changed'
@@ -57,7 +58,7 @@ install:
 	@echo 'installing cyborg and what it needs; the log is $(VENV)/install.log'
 	@$(PY) -m pip install --quiet --upgrade pip
 	@set -o pipefail; \
-	$(PY) -m pip install --progress-bar off -e '.[dev,faces,figures,page,weights]' 2>&1 | tee $(VENV)/install.log \
+	$(PY) -m pip install --progress-bar off -e '.[dev,docs,faces,figures,page,weights]' 2>&1 | tee $(VENV)/install.log \
 	    | $(PY) -c "$$PROGRESS" || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
 
 # pip on one line: at a terminal it is rewritten, elsewhere only what matters is kept.
@@ -119,6 +120,9 @@ explore: venv
 
 annotate: venv
 	@$(VENV)/bin/cyborg-annotate --demo
+
+docs: venv
+	@$(PY) nbs/docs/make.py
 
 test: venv
 	@$(PY) -m pytest tests -n logical --maxprocesses 8 --dist worksteal

@@ -1,0 +1,158 @@
+"""Executed copies of notebooks, made anew only where a notebook or what it imports has changed."""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+MADE = ROOT / "_proc" / "executed"  # copies and their stamps; data and runs that they show, too
+# Imported once and forked: a notebook alone would wait three seconds for each of them.
+PRELOAD = [
+    "torch",
+    "torchvision",
+    "timm",
+    "pandas",
+    "plotly.express",
+    "sklearn.metrics",
+    "execnb.shell",
+]
+
+
+class Executed(NamedTuple):
+    "What became of a notebook."
+
+    path: Path  # of the source
+    copy: Path  # of the executed copy, if it could be made
+    seconds: float  # 0 where the copy was there
+    error: str  # empty: none
+
+
+def environment() -> dict[str, str]:
+    "Data and runs of the pages' own, no hub, no second thread, and figures as plotly's own JSON."
+    folders = {"CYBORG_DATA": str(MADE / "data"), "CYBORG_RUNS": str(MADE / "runs")}
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return folders | quiet | {"PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT)}
+
+
+def code_of(path: Path) -> str:
+    "Code cells of a notebook, or the text of a module."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return text
+    cells = (cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
+def imported(path: Path) -> set[Path]:
+    "Modules of the package that a file names in its imports."
+    found = set()
+    for node in ast.walk(ast.parse(code_of(path))):
+        if isinstance(node, ast.ImportFrom):
+            base = ROOT / "cyborg" if not node.level else path.parents[node.level - 1]
+            parts = (node.module or "").split(".")
+            parts = parts[1:] if not node.level and parts[0] == "cyborg" else parts
+            if node.level or (node.module or "").split(".")[0] == "cyborg":
+                inside = base.joinpath(*parts)
+                found |= {inside.with_suffix(".py"), *(inside / f"{a.name}.py" for a in node.names)}
+    return {one for one in found if one.is_file()}
+
+
+def stamp(
+    path: Path,  # of a notebook
+    *more: str,  # what else decides what it shows
+) -> str:
+    "A hash of a notebook and of all that it imports, directly or not."
+    known, new = set(), {path}
+    while new:
+        known |= new
+        new = set().union(*(imported(one) for one in new)) - known
+    told = hashlib.sha256("\0".join(more).encode())
+    for one in sorted(known):
+        told.update(one.read_bytes())
+    return told.hexdigest()
+
+
+def copy_of(path: Path) -> Path:
+    "Where the executed copy of a notebook lies."
+    return MADE / path.relative_to(ROOT / "nbs")
+
+
+def is_made(path: Path, *more: str) -> bool:
+    "Whether the executed copy is that of today's notebook and modules."
+    told = copy_of(path).with_suffix(".stamp")
+    return copy_of(path).is_file() and told.is_file() and told.read_text() == stamp(path, *more)
+
+
+def _execute(path: Path) -> Executed:
+    "Run a notebook of the library as its test does, in this process, and write the copy."
+    os.environ.update(environment())
+    from execnb.nbio import write_nb
+    from execnb.shell import CaptureShell
+    from nbdev.process import NBProcessor
+
+    def left_out(cell) -> bool:
+        told = getattr(cell, "directives_", None) or {}
+        return "nbdev_export" in cell.source or told.get("eval:", [""])[0].lower() == "false"
+
+    start, error, shell = time.monotonic(), "", CaptureShell(path)
+    os.chdir(path.parent)
+    notebook = NBProcessor(path, rm_directives=False, process=True).nb
+    try:
+        shell.run_all(notebook, exc_stop=True, preproc=left_out)
+        copy_of(path).parent.mkdir(parents=True, exist_ok=True)
+        write_nb(notebook, copy_of(path))
+        copy_of(path).with_suffix(".stamp").write_text(stamp(path))
+    except BaseException as caught:  # a notebook may raise anything; the others go on
+        error = f"{type(caught).__name__}: {caught}"
+    return Executed(path, copy_of(path), time.monotonic() - start, error)
+
+
+def execute_library(
+    paths: Iterable[Path],
+    jobs: int,  # processes at a time
+) -> Iterable[Executed]:
+    "Executed copies of library notebooks, each run in a process of its own, as they are finished."
+    new = []
+    for path in paths:
+        if is_made(path):
+            yield Executed(path, copy_of(path), 0.0, "")
+        else:
+            new.append(path)
+    os.environ.update(environment())
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with context.Pool(min(jobs, len(new)) or 1, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(_execute, new, chunksize=1)
+
+
+def execute_with_papermill(
+    path: Path,  # of a notebook to use
+    **parameters: object,
+) -> Executed:
+    "The executed copy of a notebook to use, run in a kernel as a user's is."
+    told = json.dumps(parameters, sort_keys=True)
+    if is_made(path, told):
+        return Executed(path, copy_of(path), 0.0, "")
+    start = time.monotonic()
+    copy_of(path).parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", str(path), str(copy_of(path)), "--cwd", str(MADE)]
+    command += ["--no-progress-bar", "--log-level", "ERROR", "-y", told]
+    done = subprocess.run(
+        command, env=os.environ | environment(), capture_output=True, text=True, check=False
+    )
+    if not done.returncode:
+        copy_of(path).with_suffix(".stamp").write_text(stamp(path, told))
+    return Executed(
+        path,
+        copy_of(path),
+        time.monotonic() - start,
+        done.stderr[-3000:] if done.returncode else "",
+    )
