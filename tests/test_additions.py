@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING, run from outside the package: each addition works in a run."""
+"""The examples of the page on additions, run from outside the package: each works in a run."""
 
 import json
 import re
@@ -22,7 +22,8 @@ from cyborg.settings import run_config
 from cyborg.study.file import make_study, study_runs
 from cyborg.training import load_run, train
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[1] / "nbs" / "docs" / "pages" / "guides" / "extend.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 DICTS = (GUIDANCES, MAPS, FAMILIES, MAP_SOURCES, SCORERS)
 
@@ -32,7 +33,7 @@ def added():
     "The names of all examples; the package is as before afterwards."
     before, names = [dict(one) for one in DICTS], {}
     for example in EXAMPLES:
-        exec(compile(example, "CONTRIBUTING.md", "exec"), names)
+        exec(compile(example, PAGE.name, "exec"), names)
     yield names
     for one, was in zip(DICTS, before, strict=True):
         one.clear()

@@ -4,11 +4,14 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from itertools import chain
 from multiprocessing import get_context
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,24 +138,60 @@ def execute_library(
 
 def execute_with_papermill(
     path: Path,  # of a notebook to use
-    **parameters: object,
+    parameters: dict,
+    before: str = "",  # what else its outputs come from
 ) -> Executed:
     "The executed copy of a notebook to use, run in a kernel as a user's is."
-    told = json.dumps(parameters, sort_keys=True)
+    given = json.dumps(parameters, sort_keys=True)
+    told = given + before
     if is_made(path, told):
         return Executed(path, copy_of(path), 0.0, "")
-    start = time.monotonic()
-    copy_of(path).parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", str(path), str(copy_of(path)), "--cwd", str(MADE)]
-    command += ["--no-progress-bar", "--log-level", "ERROR", "-y", told]
+    start, copy = time.monotonic(), copy_of(path)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", str(path), str(copy), "--cwd", str(path.parent)]
+    command += ["--no-progress-bar", "--log-level", "ERROR", "-y", given]
+    error = _run(command)
+    if not error:
+        copy.with_suffix(".stamp").write_text(stamp(path, told))
+    return Executed(path, copy, time.monotonic() - start, error)
+
+
+def _run(command: list[str]) -> str:
+    "Run a command in the pages' environment; the end of its complaint, empty if there is none."
     done = subprocess.run(
         command, env=os.environ | environment(), capture_output=True, text=True, check=False
     )
-    if not done.returncode:
-        copy_of(path).with_suffix(".stamp").write_text(stamp(path, told))
-    return Executed(
-        path,
-        copy_of(path),
-        time.monotonic() - start,
-        done.stderr[-3000:] if done.returncode else "",
-    )
+    return (done.stderr[-3000:] or "it failed") if done.returncode else ""
+
+
+def execute_used(jobs: int) -> Iterable[Executed]:
+    "Executed copies of the notebooks to use; what makes something to show comes first."
+    house, study = ROOT / "nbs", Path(__file__).parent / "study.yaml"
+    first = {"train": {}, "prepare": {}, "annotate": {}, "human_study": {}, "autoencoder": {}}
+    then = {"study": {"file": str(study), "workers": jobs}}
+    last = {"report": {"folder": str(MADE / "runs" / "pages"), "vector": False}}
+    last |= {"explore_maps": {}, "explore_runs": {}}
+    before = stamp(house / "study.ipynb", study.read_text(), stamp(house / "train.ipynb"))
+    told = MADE / "runs" / "stamp"  # runs of other code are not shown beside those of this
+    if not told.is_file() or told.read_text() != before:
+        shutil.rmtree(told.parent, ignore_errors=True)
+        told.parent.mkdir(parents=True)
+        told.write_text(before)
+    for stage in (first, then, last):
+        with ThreadPool(jobs) as pool:
+            pairs = [(house / f"{name}.ipynb", parameters) for name, parameters in stage.items()]
+            yield from pool.imap_unordered(
+                lambda pair: execute_with_papermill(*pair, before), pairs
+            )
+
+
+def execute_all(
+    jobs: int,  # processes at a time
+) -> Iterable[Executed]:
+    "Executed copies of all notebooks, with a line about each that had to be run."
+    library = sorted((ROOT / "nbs" / "lib").rglob("*.ipynb"))
+    for one in chain(execute_library(library, jobs), execute_used(jobs)):
+        if one.seconds:
+            state = "FAILED" if one.error else "done"
+            print(f"{one.seconds:6.1f} s  {one.path.relative_to(ROOT)} {state}", flush=True)
+        yield one

@@ -61,10 +61,10 @@ def linked(
             return match.group()
         there = PurePosixPath(os.path.normpath(base / path))
         shown = page_of(there)
-        if shown:
-            return f"{picture}[{words}]({os.path.relpath(shown, Path(page).parent)}{mark}{anchor})"
         if not (ROOT / there).exists():
             raise FileNotFoundError(f"{name} links to {target}, which is not there")
+        if shown:
+            return f"{picture}[{words}]({os.path.relpath(shown, Path(page).parent)}{mark}{anchor})"
         return words if f"`{there.name}" in words else f"{words} (`{there}`)"
 
     return LINK.sub(mend, text)
