@@ -9,7 +9,7 @@ The names below are loaded when they are asked for; `dir(cyborg)` lists them, `h
 - tests: `predict`, `read_predictions`, `auc_table`, `score`
 - studies: `read_study`, `collect`, `read_tables`, `MapExplorer`
 
-The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`, `cache`, `data`,
+The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`, `cache`, `grids`, `data`,
 `models`, `cam`, `loss`, `guidance`, `settings`, `epoch`, `runs`, `trial`, `training`, `predictions`,
 `evaluation`, `figures`, `overlays`, `widgets`, `commands`; and in packages of their own what is
 measured (`measure`), studies (`study`, `report`, `explore`), people (`people`), the way from

@@ -6,7 +6,7 @@
 __all__ = ['choose_precision', 'make_datasets', 'DivergedError', 'image_weights', 'differentiable_twice', 'batch_loss',
            'run_epoch', 'span', 'Progress', 'templates_of', 'build_network']
 
-# %% ../nbs/lib/15_epoch.ipynb #1f3e8013
+# %% ../nbs/lib/15_epoch.ipynb #59cc90c9
 import dataclasses
 import inspect
 import time
@@ -20,21 +20,21 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from .cache import open_cache
-from .cam import MAPS, maps_of
-from .data import Batch, ImageDataset, open_maps
+from .cam import ATTENTIONS, MAPS, maps_of
+from .data import Batch, ImageDataset
+from .grids import open_maps
 from .guidance import guided_loss, time_weights
 from .loss import LossParts, dynamic_alpha, weighted_sum
 from .manifest import Manifest
+from .measure.corners import auc_of, roc_corners
 from .models import Network, NetworkError, Output, make_network
 from cyborg.others.attention import (
-    ATTENTIONS,
     Templates,
     add_attention,
     appearance_model,
@@ -188,9 +188,8 @@ def _auc(labels, scores) -> float:  # NaN when a class is absent
     "Area under the ROC curve; one against the rest, averaged, for more than two classes."
     if len(set(labels.tolist())) < scores.shape[1]:
         return float("nan")
-    if scores.shape[1] == 2:
-        return float(roc_auc_score(labels, scores[:, 1]))
-    return float(roc_auc_score(labels, scores, multi_class="ovr"))
+    own = range(1, 2) if scores.shape[1] == 2 else range(scores.shape[1])
+    return float(np.mean([auc_of(roc_corners(scores[:, c], labels == c)) for c in own]))
 
 
 def batch_share(

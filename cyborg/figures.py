@@ -25,11 +25,11 @@ import plotly.io as pio
 from IPython.display import display
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
-from sklearn.metrics import roc_auc_score, roc_curve
 
-from .evaluation import comparisons
 from .front import handed_on
 from .manifest import SUMMARIES
+from .measure.auc import comparisons
+from .measure.corners import auc_of, roc_corners
 
 # %% ../nbs/lib/21_figures.ipynb #dca03b1f
 class Style(NamedTuple):
@@ -426,7 +426,10 @@ def thinned_roc(
     points: int = 400,  # corners to keep, about
 ) -> np.ndarray:  # (k, 3): false positive rate, true positive rate, threshold
     "Corners of the ROC curve, thinned evenly along the curve."
-    false, true, threshold = roc_curve(positive, score)
+    corners = roc_corners(score, positive)
+    counts = np.stack([corners.false, corners.true])
+    bends = np.concatenate([[True], np.diff(counts, 2).any(0), [True]])  # else: on a straight line
+    false, true, threshold = (a[bends] for a in (corners.fpr, corners.tpr, corners.threshold))
     step = np.floor((false + true) / 2 * points)
     keep = np.append(True, np.diff(step) > 0)
     return np.stack([false, true, threshold], -1)[keep]
@@ -444,7 +447,7 @@ def _add_roc(
     n, m = positive.sum(), (~positive).sum()
     if n and m:
         curve = thinned_roc(positive, score, points).astype(np.float32)
-        auc = f"{roc_auc_score(positive, score):.3f}"
+        auc = f"{auc_of(roc_corners(score, positive)):.3f}"
     else:
         curve, auc = np.empty((0, 3), np.float32), "no images"
     figure.add_scatter(

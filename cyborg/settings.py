@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUTOENCODERS', 'SETTINGS', 'PRESETS', 'SettingsError', 'RunConfig', 'run_config', 'preset_config']
 
-# %% ../nbs/lib/14_settings.ipynb #6a8a3d04
+# %% ../nbs/lib/14_settings.ipynb #e290f64b
 import dataclasses
 import typing
 from collections import ChainMap
@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .cam import MAPS, Which
+from .cam import ATTENTIONS, MAPS, Which
 from .files import ManifestError, did_you_mean, name_fault, runs_root
 from .guidance import GUIDANCES, Guidance
 from .loss import DISTANCES
 from .manifest import data_name, parse_protocol
-from .others.attention import ATTENTIONS
 from .others.cnndetection import RECIPE
-from .others.released import QUIRKS, parse_quirks
+from .others.quirks import QUIRKS, parse_quirks
 from .saliency import CONTROL_KINDS
 
 # %% ../nbs/lib/14_settings.ipynb #40a458d6

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from .data import TRAINING_MAPS, Batch, ImageDataset, human_map_means, make_loader
+from .data import Batch, ImageDataset, make_loader
 from cyborg.epoch import (
     Progress,
     build_network,
@@ -29,6 +29,7 @@ from cyborg.epoch import (
 )
 from .files import DamagedError, require_bool
 from .front import handed_on
+from .grids import TRAINING_MAPS, human_map_means
 from .manifest import parse_protocol
 from .models import Network
 from .others.attention import Templates

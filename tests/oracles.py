@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from cyborg.evaluation import auc_table, compared, comparisons, pooled
+from cyborg.measure.auc import auc_table, compared, comparisons, pooled
 from cyborg.measure.bootstrap import BLOCKS, AUCBlocks, blocked
 from cyborg.measure.corners import roc_corners
 from cyborg.measure.errors import (

@@ -32,8 +32,9 @@ from cyborg.cache import (
     open_cache,
     uncached_images,
 )
-from cyborg.data import Batch, EpochBatches, ImageDataset, make_loader, open_maps
+from cyborg.data import Batch, EpochBatches, ImageDataset, make_loader
 from cyborg.files import ManifestError
+from cyborg.grids import open_maps
 from cyborg.manifest import Manifest
 from cyborg.saliency import human_map, resize_map, stroke_mask, unit_range, write_map
 

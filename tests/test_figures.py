@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cyborg.evaluation import auc_table
 from cyborg.figures import (
     LABEL_COLOURS,
     SCENARIO_STYLES,
@@ -27,6 +26,7 @@ from cyborg.figures import (
     thinned_roc,
     training_curves,
 )
+from cyborg.measure.auc import auc_table
 from cyborg.overlays import (
     colour_table,
     manifest_samples,

@@ -26,17 +26,17 @@ from cyborg.guidance import (
     GUIDANCES,
     LEVELS,
     Case,
-    Imputation,
     _positive_part,
     blurred,
     guided_loss,
+    imputation,
     pyramid,
     res_threshold,
     time_weights,
 )
 from cyborg.loss import DISTANCES, cyborg_loss, dynamic_alpha
 from cyborg.models import Output, attended, attention_rollout, make_network
-from cyborg.others.released import QUIRKS
+from cyborg.others.quirks import QUIRKS
 from cyborg.runs import differing
 from cyborg.settings import RunConfig, SettingsError, run_config
 from cyborg.training import load_run, train
@@ -46,7 +46,7 @@ def random_case(seed: int = 0, images: int = 3, cells: tuple[int, int] = (5, 4))
     generator = torch.Generator().manual_seed(seed)
     draw = lambda: torch.randn(images, *cells, generator=generator, dtype=torch.float64)  # noqa: E731
     human = draw().clamp(min=0)  # a good part is exactly 0: nobody looked there
-    return Case(draw(), human, "mse", draw(), Imputation().double())
+    return Case(draw(), human, "mse", draw(), imputation().double())
 
 
 def scaled(cells: list[list[float]]) -> list[list[float]]:
@@ -527,7 +527,7 @@ def test_learnt_imputation_moves_is_resumed_and_stays_out_of_the_network(faces, 
         train(run_config(asked | {"name": "stopped"}), callbacks=[stop])
     same_run(whole, train(run_config(asked | {"name": "stopped"})))
     state = torch.load(whole / "last" / "checkpoint.pt", weights_only=True)["network"]
-    assert not torch.equal(state["imputation.kernel"], Imputation().kernel.detach())
+    assert not torch.equal(state["imputation.kernel"], imputation().kernel.detach())
     assert not hasattr(load_run(whole).network, "imputation")
 
 
@@ -561,7 +561,7 @@ def test_no_loss_makes_nan_of_images_without_maps_or_of_flat_ones(mapped):
         features = conv2d(images, kernel, stride=4).tanh()
         attention = features.mean(1).sigmoid() if config.attention != "none" else None
         output = Output(features.mean((2, 3)) @ weight.T, features, attention)
-        network = SimpleNamespace(head_weight=weight, imputation=Imputation())
+        network = SimpleNamespace(head_weight=weight, imputation=imputation())
         batch = Batch(images, labels, human, has_map, torch.arange(5))
         times = torch.tensor([0.0, 1, 2, 1, 1]) if config.weighting == "time" else None
         parts = batch_loss(network, output, batch, config, times)

@@ -1,6 +1,8 @@
 """The plan of the package: which module may import which, what is public, how long a module is."""
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,18 +23,19 @@ CORRIDOR = [
         "portrait",
         "demo",
     ),
-    *("cache", "data", "models", "cam", "loss", "guidance"),
+    *("cache", "grids", "others.quirks", "data", "models", "cam", "loss", "guidance"),
     *("others.released", "others.attention", "others.cnndetection"),
     "measure.corners",
-    *("settings", "epoch", "runs", "trial", "training", "predictions", "evaluation"),
+    *("settings", "epoch", "runs", "trial", "training", "predictions", "measure.auc"),
+    "evaluation",
     *("figures", "overlays", "widgets"),
 ]
 ROOMS = {
-    "measure": "corners statistics bootstrap errors audit measures compare robustness",
+    "measure": "corners auc statistics bootstrap errors audit measures compare robustness",
     "people": "formats gaze tables store annotations exchange ceiling crowd server "
     "answers analysis granularity brush",
     "prepare": "crop quality segmentation img2pose importers mentor sources",
-    "others": "released attention cnndetection scorers frozen",
+    "others": "quirks released attention cnndetection scorers frozen",
     "study": "runner file grid collect run",
     "report": "tables printed differences panels limits frozen page",
     "explore": "views tiles maps picture curves studies scoring",
@@ -156,3 +159,18 @@ def test_no_module_is_a_hall():
 def test_modules_that_share_a_name_are_few():
     names = Counter(name.rpartition(".")[2] for name in modules())
     assert {name for name, n in names.items() if n > 1} <= {"tables", "frozen"}
+
+
+LIGHT = "settings manifest predictions runs explore.maps explore.curves explore.studies"
+
+
+def test_who_only_looks_does_not_wait_for_torch():
+    "Settings are refused, and results looked at, without what only a network needs."
+    lines = [f"import cyborg.{room}" for room in LIGHT.split()]
+    lines += [
+        "from cyborg.settings import preset_config",
+        "preset_config('quick', {'manifest': 'm'})",
+    ]
+    lines += ["import sys; print([n for n in ('torch', 'timm', 'accelerate') if n in sys.modules])"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -20,12 +20,12 @@ from oracles import (
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from cyborg.data import open_maps
-from cyborg.evaluation import compared
 from cyborg.files import kept
+from cyborg.grids import open_maps
 from cyborg.manifest import METRICS, read_manifest
 from cyborg.marks import strokes_mask
 from cyborg.measure import measures
+from cyborg.measure.auc import compared
 from cyborg.measure.bootstrap import bootstrap_auc
 from cyborg.measure.errors import fitted_temperature
 from cyborg.measure.measures import (

@@ -16,12 +16,13 @@ from torchvision import models, transforms
 
 from cyborg.data import Batch
 from cyborg.epoch import make_datasets, run_epoch
-from cyborg.evaluation import auc_table, image_scores, predict
+from cyborg.evaluation import predict
 from cyborg.findings import validate
 from cyborg.manifest import Manifest, read_manifest, read_released, write_manifest
+from cyborg.measure.auc import auc_table, image_scores
 from cyborg.models import WeightsError, make_network
+from cyborg.others.quirks import QUIRKS
 from cyborg.others.released import (
-    QUIRKS,
     load_released,
     quirky_output,
     read_released_run,

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cyborg.demo import make_demo
-from cyborg.evaluation import auc_table
 from cyborg.files import content_hash
 from cyborg.manifest import METRICS, Manifest
+from cyborg.measure.auc import auc_table
 from cyborg.measure.measures import VALIDATION, measured
 from cyborg.models import WeightsError
 from cyborg.others.frozen import (
@@ -29,7 +29,6 @@ from cyborg.others.frozen import (
     fuse_into,
     fused,
     make_scorer,
-    predicted_with,
     read_frozen,
     score_frozen,
     score_into,
@@ -48,7 +47,7 @@ from cyborg.others.scorers import (
     run_scorer,
     torchscript_scorer,
 )
-from cyborg.predictions import PARTS, PredictionsError, read_predictions
+from cyborg.predictions import PARTS, PredictionsError, predicted_with, read_predictions
 
 # --- one number an image -----------------------------------------------------------------------
 

@@ -23,9 +23,9 @@ from scipy.stats import t as student
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from cyborg.evaluation import auc_table
 from cyborg.manifest import SUMMARIES
 from cyborg.measure import bootstrap, corners, errors, statistics
+from cyborg.measure.auc import auc_table
 from cyborg.measure.bootstrap import bootstrap_auc, roc_band
 from cyborg.measure.errors import (
     bpcer_threshold,

@@ -24,9 +24,10 @@ import cyborg
 from cyborg import cache, epoch, trial
 from cyborg import runs as runs_module
 from cyborg.cache import CacheError
-from cyborg.data import TRAINING_MAPS, Batch
+from cyborg.data import Batch
 from cyborg.epoch import DivergedError, choose_precision, make_datasets, run_epoch
 from cyborg.files import ManifestError, modules_of
+from cyborg.grids import TRAINING_MAPS
 from cyborg.manifest import Manifest, read_manifest
 from cyborg.models import NetworkError, make_network
 from cyborg.runs import new_state

@@ -26,12 +26,12 @@ from tqdm.auto import tqdm
 from ..cache import ImageError, decode_image, open_cache
 from ..cam import grad_cam, model_saliency
 from ..data import normalised
-from ..evaluation import class_scores
 from .maps import alert, control_row, status
 from .tiles import face, map_picture, row_of, tile
 from .views import ExploreError, RunView, find_runs, made_with
 from ..files import file_stamp
 from ..manifest import Manifest, read_manifest
+from ..measure.auc import class_scores
 from ..measure.robustness import guided_degradation, salient_region
 from ..models import Network, Output
 from ..pictures import read_picture

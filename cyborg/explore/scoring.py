@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from ..cache import decode_image
 from ..cam import model_saliency
 from ..data import normalised
-from ..evaluation import class_scores, image_scores
 from cyborg.files import (
     AT_ONCE,
     Ledger,
@@ -33,6 +32,7 @@ from cyborg.files import (
     usable_cores,
 )
 from ..manifest import IMAGE_SUFFIXES, manifest_root, read_table
+from ..measure.auc import class_scores, image_scores
 from ..measure.errors import fitted_temperature
 from ..models import Network
 from ..overlays import overlay

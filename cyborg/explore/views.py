@@ -22,8 +22,7 @@ from ..files import file_stamp, kept
 from ..manifest import METRICS, data_name, manifest_root
 from ..measure.measures import Measured, measured, remembered, training_maps_file
 from ..measure.statistics import known_intervals
-from ..others.frozen import predicted_with
-from ..predictions import MeanMaps, read_maps, read_mean_maps, read_predictions
+from ..predictions import MeanMaps, predicted_with, read_maps, read_mean_maps, read_predictions
 from ..runs import read_history, run_record
 from ..saliency import RunningMean
 from ..settings import run_config

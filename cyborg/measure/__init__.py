@@ -2,4 +2,4 @@
 
 from cyborg.front import of_wing
 
-__getattr__ = of_wing(__name__, "statistics", "bootstrap", "errors", "audit", "measures", "compare", "robustness")
+__getattr__ = of_wing(__name__, "corners", "auc", "statistics", "bootstrap", "errors", "audit", "measures", "compare", "robustness")

@@ -2,4 +2,4 @@
 
 from cyborg.front import of_wing
 
-__getattr__ = of_wing(__name__, "released", "attention", "cnndetection", "scorers", "frozen")
+__getattr__ = of_wing(__name__, "quirks", "released", "attention", "cnndetection", "scorers", "frozen")

@@ -33,9 +33,8 @@ from cyborg.figures import (
 from ..manifest import METRICS
 from ..measure.measures import training_maps_file
 from ..measure.statistics import over_runs
-from ..others.frozen import predicted_with
 from ..overlays import map_grid
-from ..predictions import KEYS, MeanMaps, read_mean_maps
+from ..predictions import KEYS, MeanMaps, predicted_with, read_mean_maps
 from cyborg.report.tables import (
     LOW_IS_BEST,
     Cell,

@@ -26,8 +26,8 @@ from ..figures import on_paper, plotly_text
 from ..files import did_you_mean
 from ..manifest import SUMMARIES
 from ..measure.statistics import over_runs
-from ..others.frozen import FROZEN, FrozenTables, predicted_with, read_frozen
-from ..predictions import KEYS
+from ..others.frozen import FROZEN, FrozenTables, read_frozen
+from ..predictions import KEYS, predicted_with
 
 # %% ../../nbs/lib/report/00_tables.ipynb #7114c620
 class StudyTables(NamedTuple):

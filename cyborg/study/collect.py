@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..data import human_map_means
 from ..files import DamagedError, atomic_path, file_stamp, kept, require_bool
 from ..findings import read_checked
+from ..grids import human_map_means
 from ..measure.audit import study_audit, write_audit
 from cyborg.measure.measures import (
     BASELINE,
