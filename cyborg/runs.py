@@ -137,7 +137,7 @@ def run_codes(
 # Where a run is computed does not change what is computed; the order of the classes is in the
 # digest of the manifest, whoever stated it.
 _NOT_COMPARED = {"runs", "name", "root", "synthetic", "manifest", "workers", "device"}
-_NOT_COMPARED |= {"seen", "counterparts", "cache"}  # they change no weight
+_NOT_COMPARED |= {"seen", "counterparts", "cache", "tracker"}  # they change no weight
 
 
 def differing(

@@ -53,6 +53,7 @@ from cyborg.runs import (
     write_changed,
 )
 from .settings import RunConfig, SettingsError, run_config
+from .tracking import maps_picture, tracking
 from .trial import check_room, check_run, trained_rows
 
 # %% ../nbs/lib/18_training.ipynb #2e1e303e
@@ -167,7 +168,10 @@ def _train_in(
 
     save = lambda: save_epoch(state, config, folder)  # noqa: E731
     report = lambda progress, row: progress.epoch(row, config.epochs)  # noqa: E731
-    fit(state, loaders, config, run, save, report, accelerator, callbacks)
+    bare = accelerator.unwrap_model(network)
+    draw = lambda: maps_picture(bare, datasets["val"], accelerator.device, config.which)  # noqa: E731
+    with tracking(config, record["settings"], draw, accelerator) as told:
+        fit(state, loaders, config, run, save, report, accelerator, [*told, *callbacks])
 
 # %% ../nbs/lib/18_training.ipynb #8f81fb04
 class Run(NamedTuple):

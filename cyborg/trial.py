@@ -30,6 +30,7 @@ from .manifest import Manifest, parse_protocol, read_manifest, with_protocol
 from .models import Network
 from .others.released import quirky_output
 from .settings import RunConfig, SettingsError
+from .tracking import check_tracker
 
 # %% ../nbs/lib/17_trial.ipynb #01a439b9
 def check_maps(
@@ -210,6 +211,7 @@ def check_run(
 
     Raises `ManifestError`, `NetworkError`, `WeightsError`, `SettingsError`, `CacheError`.
     """
+    check_tracker(config)
     manifest = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
     stated = with_protocol(manifest, *parse_protocol(config.seen, config.counterparts))
     warnings = [found.text for found in validate_run(stated)] + check_settings(config, manifest)

@@ -26,7 +26,7 @@ CORRIDOR = [
     *("cache", "grids", "others.quirks", "data", "models", "cam", "loss", "guidance"),
     *("others.released", "others.attention", "others.cnndetection"),
     "measure.corners",
-    *("settings", "epoch", "runs", "trial", "training", "predictions", "measure.auc"),
+    *("settings", "epoch", "runs", "tracking", "trial", "training", "predictions", "measure.auc"),
     "evaluation",
     *("figures", "overlays", "widgets"),
 ]

@@ -389,8 +389,8 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
             config("m.csv", name=name)
 
 
-def test_a_run_is_not_named_as_the_folder_of_autoencoders():
-    with pytest.raises(SettingsError, match="the folder of the autoencoders"):
+def test_a_run_is_not_named_as_a_folder_beside_the_runs():
+    with pytest.raises(SettingsError, match="a folder beside the runs, of the autoencoders"):
         RunConfig("m.csv", name="Autoencoders")
 
 
