@@ -21,7 +21,7 @@ else:
 
 # %% auto #0
 __all__ = ['Which', 'MAPS', 'ATTENTIONS', 'class_activation', 'class_map', 'is_flat_map', 'min_max', 'model_saliency',
-           'input_gradient', 'Pass', 'ModelMap', 'maps_of', 'model_map', 'grad_cam']
+           'input_gradient', 'maps_of', 'model_map', 'grad_cam']
 
 # %% ../nbs/lib/11_cam.ipynb #eb408675
 def class_activation(

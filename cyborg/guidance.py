@@ -22,7 +22,7 @@ else:
     torch, nn, F = Deferred("torch"), Deferred("torch.nn"), Deferred("torch.nn.functional")
 
 # %% auto #0
-__all__ = ['GUIDANCES', 'imputation', 'imputed', 'time_weights', 'guided_loss']
+__all__ = ['GUIDANCES', 'time_weights', 'guided_loss']
 
 # %% ../nbs/lib/13_guidance.ipynb #7114a974
 def rrr(

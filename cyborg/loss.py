@@ -21,7 +21,7 @@ else:
 
 # %% auto #0
 __all__ = ['DISTANCES', 'DEFINITIONS', 'l2', 'mse', 'l1', 'js', 'ssim', 'dice', 'LossParts', 'dynamic_alpha', 'weighted_sum',
-           'blend', 'cyborg_loss']
+           'cyborg_loss']
 
 # %% ../nbs/lib/12_loss.ipynb #27257db3
 def l2(model: torch.Tensor, human: torch.Tensor) -> torch.Tensor:
@@ -153,7 +153,7 @@ def weighted_sum(
         return classification
     return alpha * classification + (1 - alpha) * saliency
 
-
+# %% ../nbs/lib/12_loss.ipynb #c46cfee9
 def blend(
     logits: torch.Tensor,  # (B, C) float32 or wider
     labels: torch.Tensor,  # (B,) int64, true classes

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FaceSource', 'STATUSES', 'Crop', 'face_crop', 'crop_points', 'crop_picture', 'crop_map', 'read_boxes', 'onnx_network',
-           'CenterFace', 'choose_face', 'open_photographs', 'CropRule', 'refuse_strangers', 'crop_manifest']
+           'CenterFace', 'choose_face', 'open_photographs', 'CropRule', 'crop_manifest']
 
 # %% ../../nbs/lib/prepare/00_crop.ipynb #d0ef4f0d
 import hashlib
