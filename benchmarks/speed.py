@@ -95,7 +95,7 @@ def literal_step(
     def step() -> None:
         network.train()
         optimizer.zero_grad()
-        logits, features, _ = network(batch.image)
+        logits, features, *_ = network(batch.image)
         if arch.startswith("densenet"):
             features = network.backbone.forward_features(batch.image)
         maps = []

@@ -184,7 +184,7 @@ class ModelMap(NamedTuple):
 
     draw: Callable[[Pass], torch.Tensor]  # (B, h, w), unscaled
     needs: str = "features"  # the field of `Output` it is made of
-    of_images: bool = False  # whether it needs a gradient down to the images
+    of_images: bool = False  # whether it is made of gradients, and of images that have one
     of_class: bool = True  # whether `which` has a say
 
 # %% ../nbs/lib/11_cam.ipynb #8598bcc3
@@ -201,12 +201,30 @@ def _closed(kind: str) -> ModelMap:
     return ModelMap(draw)
 
 
-def _by_gradient(p: Pass) -> torch.Tensor:
-    "Magnitude of the gradient of the chosen logit."
+def _score(p: Pass) -> torch.Tensor:  # (B,)
+    "The chosen logit, or difference of logits."
     logits = p.output.logits
     own = torch.eye(logits.shape[1], device=logits.device, dtype=logits.dtype)
-    score = (class_weight(own, logits, p.labels, p.which) * logits).sum(1)
-    return input_gradient(score, p.images, p.cells)
+    return (class_weight(own, logits, p.labels, p.which) * logits).sum(1)
+
+
+def _by_gradient(p: Pass) -> torch.Tensor:
+    "Magnitude of the gradient of the chosen logit."
+    return input_gradient(_score(p), p.images, p.cells)
+
+
+def _attention_gradient(p: Pass) -> torch.Tensor:
+    "Weights of the last attention times their gradients, positive part, mean over heads."
+    weights = p.output.weights
+    (gradient,) = torch.autograd.grad(
+        _score(p).sum(), weights, create_graph=True, retain_graph=True
+    )
+    return (weights * gradient).relu().mean(1)
+
+
+def _token_cam(p: Pass) -> torch.Tensor:
+    "The last layer applied to the patches' own tokens."
+    return class_map(p.output._replace(features=p.output.tokens), p.weight, p.which, p.labels)
 
 
 def _own_map(p: Pass) -> torch.Tensor:
@@ -226,6 +244,8 @@ MAPS: dict[str, ModelMap] = {
         of_class=False,
     ),
     "attention": ModelMap(_own_map, needs="attention", of_class=False),
+    "attention_gradient": ModelMap(_attention_gradient, needs="weights", of_images=True),
+    "token_cam": ModelMap(_token_cam, needs="tokens"),
 }
 ATTENTIONS = ("none", "regression", "appearance")  # of a network itself, see `others.attention`
 
@@ -263,9 +283,7 @@ def _pooled(network: Network) -> nn.Module:
             self.network, self.pooled = network, nn.Identity()
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            with network.attending():
-                features = self.pooled(network.backbone.forward_features(images))
-            return network.of_classes(network.backbone.forward_head(features))
+            return network.classified(self.pooled(network.pooled(images)))
 
     return Pooled()
 

@@ -439,7 +439,8 @@ def build_network(
     "The network the settings ask for, with its initial weights."
     weights = config.weights if weights is None else weights
     first = (config.arch, n_classes, config.size, weights, config.seed)
-    network = make_network(*first, config.output_stride, config.one_logit)
+    family = "transformer" if config.attention == "rollout" else ""
+    network = make_network(*first, config.output_stride, config.one_logit, family)
     if config.attention in ATTENTIONS:
         found = templates(network) if config.attention == "appearance" else None
         add_attention(network, config.attention, found, config.seed)

@@ -23,7 +23,7 @@ CORRIDOR = [
         "portrait",
         "demo",
     ),
-    *("cache", "grids", "others.quirks", "data", "models", "cam", "loss", "guidance"),
+    *("cache", "grids", "others.quirks", "data", "heads", "models", "cam", "loss", "guidance"),
     *("others.released", "others.attention", "others.cnndetection"),
     "measure.corners",
     *("settings", "epoch", "runs", "tracking", "trial", "training", "predictions", "measure.auc"),
