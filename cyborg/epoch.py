@@ -444,11 +444,12 @@ def build_network(
     if config.attention in ATTENTIONS:
         found = templates(network) if config.attention == "appearance" else None
         add_attention(network, config.attention, found, config.seed)
-    if config.kind not in maps_of(network):
-        raise NetworkError(
-            f"{config.arch} has no class activation map, but an attention map: attention 'rollout'"
-            if MAPS[config.kind].needs == "features"
-            else f"{config.arch} has no attention map: attention 'rollout' goes with a vision "
-            "transformer that has a class token, for example vit_small_patch16_224"
-        )
+    if config.kind not in (known := maps_of(network)):
+        told = {
+            "features": "has no class activation map, but an attention map: attention 'rollout'",
+            "attention": "has no attention map: attention 'rollout' goes with a vision "
+            "transformer that has a class token, for example vit_small_patch16_224",
+        }
+        own = f"has no map of kind {config.kind!r}, but {', '.join(known)}"
+        raise NetworkError(f"{config.arch} {told.get(MAPS[config.kind].needs, own)}")
     return network

@@ -334,7 +334,7 @@ def test_paths_start_from_the_file(content, faces, tmp_path):
     ("changes", "message"),
     [
         ({"networks": ["resnet5O"]}, "which timm .* does not know; nearest: resnet50"),
-        ({"networks": ["test_vit"]}, "no class activation map"),
+        ({"networks": ["levit_128s"]}, "no class activation map"),
         ({"networks": ["resnet18.a1_in1K"]}, "nearest: resnet18.a1_in1k"),
         (
             {"frozen": {"faces": {"wang": {"kind": "cnndetection", "path": "wang.pth"}}}},
