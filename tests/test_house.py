@@ -37,7 +37,7 @@ ROOMS = {
     "prepare": "crop quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
     "study": "runner file grid collect run",
-    "report": "tables printed differences panels limits frozen page",
+    "report": "tables printed differences panels limits frozen export page",
     "explore": "views tiles maps picture curves studies scoring",
 }
 WINGS = {  # a wing: the wings it sees

@@ -2,4 +2,4 @@
 
 from cyborg.front import of_wing
 
-__getattr__ = of_wing(__name__, "tables", "printed", "differences", "panels", "limits", "frozen", "page")
+__getattr__ = of_wing(__name__, "tables", "printed", "differences", "panels", "limits", "frozen", "export", "page")
