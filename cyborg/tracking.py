@@ -35,20 +35,26 @@ def _tensorboard(config: RunConfig, place: Path) -> GeneralTracker:
     return TensorBoardTracker(config.folder.name, place)
 
 
+_STORES: set[str] = set()  # of this process; mlflow puts the one in use into the environment
+
+
 def _mlflow(config: RunConfig, place: Path) -> GeneralTracker:
     "A run of the experiment, the one of this name where it is there."
     import mlflow
 
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    here = os.environ.get("MLFLOW_TRACKING_URI", "") in ("", *_STORES)
+    if here:
         place.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(f"sqlite:///{(place / 'mlflow.db').as_posix()}")
+        store = f"sqlite:///{(place / 'mlflow.db').absolute().as_posix()}"
+        _STORES.add(store)
+        mlflow.set_tracking_uri(store)
     name = config.folder.name
     drawer = mlflow.get_experiment_by_name(PROJECT)
     mine = f"attributes.run_name = '{name}' and tags.folder = '{config.folder}'"
     how = {"filter_string": mine, "max_results": 1, "output_format": "list"}
     there = mlflow.search_runs([drawer.experiment_id], **how) if drawer else []
     options = {"run_id": there[0].info.run_id} if there else {"run_name": name}
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (place / "mlflow").as_uri()
+    artifacts = (place / "mlflow").absolute().as_uri() if here else None
     return MLflowTracker(PROJECT, artifacts, tags={"folder": str(config.folder)}, **options)
 
 

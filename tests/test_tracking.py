@@ -82,6 +82,8 @@ def test_tensorboard_has_each_epoch_and_a_picture_and_the_weights_are_the_same(f
 def test_mlflow_goes_on_in_the_run_it_has(monkeypatch, faces, tmp_path):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    train(run(faces, tmp_path / "before", "mlflow", epochs=1))  # another store of this process
     with pytest.raises(Stop):
         train(run(faces, tmp_path, "mlflow"), [stop])
     folder = train(run(faces, tmp_path, "mlflow"))
@@ -96,6 +98,7 @@ def test_mlflow_goes_on_in_the_run_it_has(monkeypatch, faces, tmp_path):
         assert [told[1], told[2]] == pytest.approx(history[column].tolist(), rel=1e-6), column
     pictures = [file.path for file in client.list_artifacts(kept.info.run_id, "maps")]
     assert pictures == ["maps/epoch_0001.png", "maps/epoch_0002.png"]
+    assert not (tmp_path / "mlruns").exists()
 
 
 def test_a_tracker_that_fails_later_is_said_once_and_training_goes_on(
