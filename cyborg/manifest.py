@@ -6,13 +6,15 @@
 __all__ = ['COLUMNS', 'METRICS', 'PREDICTED', 'SUMMARIES', 'NO_SOURCES', 'SPLITS', 'CLASSES', 'EXAMPLES', 'LABEL_WORDS',
            'SEEN_WORDS', 'IMAGE_SUFFIXES', 'SPLIT_WORDS', 'label_word', 'default_classes', 'Manifest', 'positive_class',
            'findings_of', 'refuse_if_any', 'unknown_names', 'plain_paths', 'lexical_findings', 'read_table',
-           'data_name', 'manifest_root', 'read_manifest', 'stated_table', 'write_manifest', 'with_protocol',
-           'parse_protocol', 'group_split', 'read_folders', 'read_released']
+           'data_name', 'unshared_name', 'manifest_root', 'read_manifest', 'stated_table', 'write_manifest',
+           'with_protocol', 'parse_protocol', 'group_split', 'read_folders', 'read_released']
 
-# %% ../nbs/lib/02_manifest.ipynb #9395de9a
+# %% ../nbs/lib/02_manifest.ipynb #0b3468dd
 import hashlib
+import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from csv import QUOTE_ALL
 from dataclasses import dataclass
@@ -465,6 +467,24 @@ def data_name(
     "What a set of images is called in names of runs: its file, or the folder of a manifest.csv."
     path = Path(path).resolve()
     return path.parent.name if path.stem == "manifest" else path.stem
+
+# %% ../nbs/lib/02_manifest.ipynb #068b3475
+def unshared_name(
+    root: Path,  # folder of run folders
+    name: str,  # of a run folder, with the name of the set in it
+    manifest: str | Path,  # of the set
+) -> str:
+    "A name for a run folder that no run of another set has."
+    path = Path(manifest).resolve()
+    own = f"{name}-{zlib.crc32(str(path).encode()):08x}"
+    if (root / own).exists():
+        return own
+    try:
+        record = json.loads((root / name / "config.json").read_text(encoding="utf-8"))
+        other = Path(record["settings"]["manifest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return name  # free, or refused when it is opened
+    return own if other.resolve() != path and other.exists() else name
 
 # %% ../nbs/lib/02_manifest.ipynb #195fc850
 def manifest_root(

@@ -20,7 +20,7 @@ from .cam import ATTENTIONS, MAPS, Which
 from .files import ManifestError, did_you_mean, name_fault, runs_root
 from .guidance import GUIDANCES, Guidance
 from .loss import DISTANCES
-from .manifest import data_name, parse_protocol
+from .manifest import data_name, parse_protocol, unshared_name
 from .others.cnndetection import RECIPE
 from .others.quirks import QUIRKS, parse_quirks
 from .saliency import CONTROL_KINDS
@@ -38,7 +38,7 @@ class RunConfig:
     root: str = ""  # folder its paths start from; empty: CYBORG_DATA, else the manifest's folder
     synthetic: str = ""  # label of the positive class; empty: the manifest or known words tell
     seen: str = ""  # sources that were trained on under another name, with commas
-    counterparts: str = ""  # whom generators are held against, see README; empty: the manifest says
+    counterparts: str = ""  # whom generators are held against: GAN=CelebA-HQ, ...; empty: the manifest says
     cache: str = "training"  # decoded images that are kept on disk: of training, or all
     runs: str = ""  # folder of run folders; empty: CYBORG_RUNS, else runs/ of the checkout
     name: str = ""  # of the run folder; empty: put together from data, arch, scenario and seed
@@ -118,8 +118,8 @@ class RunConfig:
             *_peculiar(self),
             f"seed{self.seed}",
         )
-        name = self.name or "-".join(parts)
-        return runs_root(self.runs or None) / name
+        root = runs_root(self.runs or None)
+        return root / (self.name or unshared_name(root, "-".join(parts), self.manifest))
 
 # %% ../nbs/lib/14_settings.ipynb #33cace4a
 def _peculiar(config: RunConfig) -> list[str]:  # for the name of the folder

@@ -111,6 +111,7 @@ def train(
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, reason = choose_precision(network, accelerator.device, config.precision)
     settings = dataclasses.asdict(config) | {"size": network.size}
+    settings["manifest"] = str(Path(config.manifest).expanduser().resolve())
     seen = parse_protocol(config.seen, config.counterparts).seen
     how = (precision, reason), accelerator.device, seen
     record = new_record(settings, manifest, warnings, *how)

@@ -28,7 +28,7 @@ from ..data import Batch, ImageDataset, make_loader
 from ..epoch import Progress, choose_precision
 from ..figures import titled
 from ..files import name_fault, reading, require_bool, runs_root
-from ..manifest import Manifest, data_name, group_split, read_manifest
+from ..manifest import Manifest, data_name, group_split, read_manifest, unshared_name
 from cyborg.models import (
     Network,
     NetworkError,
@@ -164,8 +164,9 @@ class MentorConfig:
     def folder(self) -> Path:  # absolute; one level below the run folders, which have other files
         "Where everything is written."
         arch = self.arch.replace("/", "_")
-        name = self.name or f"{data_name(self.manifest)}-{arch}-seed{self.seed}"
-        return runs_root(self.runs or None) / AUTOENCODERS / name
+        root = runs_root(self.runs or None) / AUTOENCODERS
+        name = f"{data_name(self.manifest)}-{arch}-seed{self.seed}"
+        return root / (self.name or unshared_name(root, name, self.manifest))
 
 # %% ../../nbs/lib/prepare/05_mentor.ipynb #217a3f22
 def _check_settings(config: MentorConfig) -> None:
@@ -339,6 +340,7 @@ def train_autoencoder(
         raise SettingsError(f"{accelerator.num_processes} processes, an autoencoder trains in one")
     precision, reason = choose_precision(network, accelerator.device, config.precision)
     settings = dataclasses.asdict(config) | {"size": network.size}
+    settings["manifest"] = str(Path(config.manifest).expanduser().resolve())
     record = new_record(settings, manifest, [], (precision, reason), accelerator.device)
     with run_folder(config.folder, record, accelerator, overwrite, _WEIGHTS) as folder:
         if is_complete(folder, config.epochs):
