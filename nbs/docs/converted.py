@@ -3,18 +3,23 @@
 import ast
 import base64
 import html
+import io
 import json
 import os
 import re
 from pathlib import Path, PurePosixPath
 
 import nbformat
+from latex2mathml.converter import convert
 from layout import ROOT, linked, module_of, notebook_page
+from PIL import Image
 from reference import Name, fields_of, names_in, public_names, table, written
 from reference import comments as comments_of
 
+LARGE = 300_000  # bytes of a picture that is shown as it is
 INLINE = re.compile(r"(?<![\[`\w])`([A-Za-z_]\w*)`(?![`\]])")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+FORMULA = re.compile(r"(\$\$?)(?!\s)([^$\n]+?)(?<!\s)\1(?!\d)")
 FOLDED = re.compile(r"<style.*?</style>", re.DOTALL)
 
 
@@ -46,6 +51,32 @@ class Site:
             fenced ^= line.lstrip().startswith("```")
             lines.append(line if fenced or line.startswith("#") else INLINE.sub(one, line))
         return "\n".join(lines)
+
+
+def smaller(content: bytes) -> bytes:
+    "A picture as JPEG, at most 1600 pixels wide."
+    picture, stream = Image.open(io.BytesIO(content)).convert("RGB"), io.BytesIO()
+    picture.thumbnail((1600, 1600))
+    picture.save(stream, "JPEG", quality=88, subsampling=0)
+    return stream.getvalue()
+
+
+def with_formulas(text: str) -> str:
+    "Markdown whose formulas are MathML, which browsers draw themselves; code stays as it is."
+    fenced, lines = False, []
+    for line in text.split("\n"):
+        fenced ^= line.lstrip().startswith("```")
+        parts = line.split("`")  # every other one is code
+        if not fenced and "$" in line:
+            parts[::2] = [FORMULA.sub(formula, part) for part in parts[::2]]
+        lines.append("`".join(parts))
+    return "\n".join(lines)
+
+
+def formula(match: re.Match) -> str:
+    "LaTeX as MathML."
+    kind = "block" if match[1] == "$$" else "inline"
+    return convert(match[2], display=kind).replace("*", "&#x2217;").replace("_", "&#95;")
 
 
 def directives(source: str) -> dict[str, str]:
@@ -131,8 +162,11 @@ class Page:
             return '<p class="widget">Controls and a picture, which live in JupyterLab.</p>'
         for kind, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
             if kind in data:
+                content = base64.b64decode("".join(data[kind]))
+                if len(content) > LARGE:
+                    content, suffix = smaller(content), ".jpg"
                 path, source = self.beside(suffix)
-                path.write_bytes(base64.b64decode("".join(data[kind])))
+                path.write_bytes(content)
                 return f'<img class="output" alt="what the cell shows" src="{source}">'
         for kind in ("image/svg+xml", "text/html"):
             if kind in data:
@@ -206,12 +240,17 @@ class Page:
         rows = [f"| [`{one.name}`](#{one.name}) | {one.summary} |" for one in names]
         return "\n".join(["| name | what it is |", "|---|---|", *rows])
 
+    def prose(self, text: str) -> str:
+        "A cell of Markdown, with links to pages and names."
+        text = with_formulas(linked(text, str(self.path), self.name))
+        return self.site.with_links(text, self.name)
+
     def opening(self, source: str) -> str:
         "The first cell: title and subtitle, and of a module what it holds."
         title, *rest = source.split("\n")
         subtitle = rest[0].removeprefix("> ") if rest and rest[0].startswith("> ") else ""
         body = "\n".join(rest[1:] if subtitle else rest).strip()
-        body = self.site.with_links(linked(body, str(self.path), self.name), self.name)
+        body = self.prose(body)
         lead = f'<p class="subtitle">{html.escape(subtitle)}</p>' if subtitle else ""
         where = f"`cyborg.{self.module}`, written in `{self.path}`" if self.module else ""
         if not self.module:
@@ -225,8 +264,7 @@ class Page:
             if cell["cell_type"] == "code":
                 parts.append(self.code(cell))
             else:
-                text = linked(cell["source"], str(self.path), self.name)
-                parts.append(self.site.with_links(text, self.name))
+                parts.append(self.prose(cell["source"]))
         return "\n\n".join(part for part in parts if part) + "\n"
 
 

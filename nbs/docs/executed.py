@@ -8,15 +8,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
-MADE = ROOT / "_proc" / "executed"  # copies and their stamps; data and runs that they show, too
+from layout import EXECUTED, ROOT
+
 # Imported once and forked: a notebook alone would wait three seconds for each of them.
 PRELOAD = [
     "torch",
@@ -40,7 +40,7 @@ class Executed(NamedTuple):
 
 def environment() -> dict[str, str]:
     "Data and runs of the pages' own, no hub, no second thread, and figures as plotly's own JSON."
-    folders = {"CYBORG_DATA": str(MADE / "data"), "CYBORG_RUNS": str(MADE / "runs")}
+    folders = {"CYBORG_DATA": str(EXECUTED / "data"), "CYBORG_RUNS": str(EXECUTED / "runs")}
     quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return folders | quiet | {"PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT)}
 
@@ -85,7 +85,7 @@ def stamp(
 
 def copy_of(path: Path) -> Path:
     "Where the executed copy of a notebook lies."
-    return MADE / path.relative_to(ROOT / "nbs")
+    return EXECUTED / path.relative_to(ROOT / "nbs")
 
 
 def is_made(path: Path, *more: str) -> bool:
@@ -169,10 +169,10 @@ def execute_used(jobs: int) -> Iterable[Executed]:
     house, study = ROOT / "nbs", Path(__file__).parent / "study.yaml"
     first = {"train": {}, "prepare": {}, "annotate": {}, "human_study": {}, "autoencoder": {}}
     then = {"study": {"file": str(study), "workers": jobs}}
-    last = {"report": {"folder": str(MADE / "runs" / "pages"), "vector": False}}
+    last = {"report": {"folder": str(EXECUTED / "runs" / "pages"), "vector": False}}
     last |= {"explore_maps": {}, "explore_runs": {}}
     before = stamp(house / "study.ipynb", study.read_text(), stamp(house / "train.ipynb"))
-    told = MADE / "runs" / "stamp"  # runs of other code are not shown beside those of this
+    told = EXECUTED / "runs" / "stamp"  # runs of other code are not shown beside those of this
     if not told.is_file() or told.read_text() != before:
         shutil.rmtree(told.parent, ignore_errors=True)
         told.parent.mkdir(parents=True)
@@ -187,10 +187,13 @@ def execute_used(jobs: int) -> Iterable[Executed]:
 
 def execute_all(
     jobs: int,  # processes at a time
+    only: Collection[str] = (),  # names of the library notebooks to run; empty: run everything
 ) -> Iterable[Executed]:
-    "Executed copies of all notebooks, with a line about each that had to be run."
+    "Executed copies of notebooks, with a line about each that had to be run."
     library = sorted((ROOT / "nbs" / "lib").rglob("*.ipynb"))
-    for one in chain(execute_library(library, jobs), execute_used(jobs)):
+    chosen = [path for path in library if not only or path.stem in only]
+    used = [] if only else execute_used(jobs)
+    for one in chain(execute_library(chosen, jobs), used):
         if one.seconds:
             state = "FAILED" if one.error else "done"
             print(f"{one.seconds:6.1f} s  {one.path.relative_to(ROOT)} {state}", flush=True)

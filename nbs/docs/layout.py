@@ -5,7 +5,11 @@ import re
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parents[2]
-STAGE = ROOT / "_proc" / "docs"  # what mkdocs reads
+_ELSEWHERE = os.environ.get("CYBORG_PAGES")  # a folder for all that is made, as tests want it
+MADE = Path(_ELSEWHERE or ROOT / "_proc")
+STAGE = MADE / "docs"  # what mkdocs reads
+SITE = MADE / "site" if _ELSEWHERE else ROOT / "_docs"
+EXECUTED = MADE / "executed"  # copies and their stamps; data and runs that they show, too
 # Files of the repository that are pages as they stand, and where.
 AS_THEY_STAND = {
     "README.md": "index.md",

@@ -7,6 +7,7 @@ as a reference: signature, parameters with shape and unit, who uses it (referenc
 
     python nbs/docs/make.py                  what `make docs` does
     python nbs/docs/make.py --unexecuted     no notebook is run: code and prose alone, in seconds
+    python nbs/docs/make.py --only 12_loss   that notebook is run, the others are not
 """
 
 import argparse
@@ -20,7 +21,7 @@ import nbformat
 import yaml
 from converted import Site, write_page
 from executed import execute_all
-from layout import AS_THEY_STAND, ROOT, STAGE, linked, notebook_page
+from layout import AS_THEY_STAND, MADE, ROOT, SITE, STAGE, linked, notebook_page
 from licences import licences_table
 from plotly.offline import get_plotlyjs
 from reference import read_reference, users
@@ -124,9 +125,9 @@ def write_config(sections: list[dict]) -> Path:
     "mkdocs.yml with the pages that were made, after the guides."
     text = (HERE / "mkdocs.yml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
-    config["docs_dir"], config["site_dir"] = str(STAGE), str(ROOT / "_docs")
+    config["docs_dir"], config["site_dir"] = str(STAGE), str(SITE)
     config["nav"][2:2] = sections
-    path = STAGE.parent / "mkdocs.yml"
+    path = MADE / "mkdocs.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
@@ -151,11 +152,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="notebooks at a time")
     parser.add_argument("--unexecuted", action="store_true", help="run no notebook")
+    parser.add_argument("--only", nargs="*", default=[], help="run these library notebooks alone")
     given = parser.parse_args()
     stage_files()
     copies = {path: path for path in (ROOT / "nbs").rglob("*.ipynb")}
     if not given.unexecuted:
-        done = list(execute_all(given.jobs))
+        done = list(execute_all(given.jobs, given.only))
         failed = [one for one in done if one.error]
         for one in failed:
             print(f"{one.path.relative_to(ROOT)}: {one.error}", file=sys.stderr)
