@@ -147,3 +147,31 @@ def test_a_report_fits_a_telephone(browser, tmp_path):
             assert figure["wrong"] == [] and figure["width"] >= 0.5 * figure["room"]
     assert not errors
     page.close()
+
+
+def test_a_closed_part_opens_by_click_by_link_and_in_print(browser, tmp_path):
+    report = Page(make_tables())
+    report.part("Open")
+    report.add("table", "Table", "", main_table)
+    report.part("Closed", folded=True)
+    name, figure = next(iter(many()))
+    report.add("inside", name, "", lambda _: figure)
+    (tmp_path / "report.html").write_text(page_html(report), encoding="utf-8")
+    page, errors = open_page(browser)
+    page.set_default_timeout(60_000)
+    page.goto(f"file://{tmp_path}/report.html")
+    button = page.locator("button", has_text="Closed")
+    page.wait_for_selector("#inside .js-plotly-plot[data-width]", state="attached")
+    assert not page.locator("#inside").is_visible()
+    assert button.get_attribute("aria-expanded") == "false"
+    button.click()
+    assert page.locator("#inside").is_visible()
+    assert button.get_attribute("aria-expanded") == "true"
+    button.click()
+    page.locator("nav a", has_text=name).click()
+    assert page.locator("#inside").is_visible()
+    button.click()
+    page.emulate_media(media="print")
+    assert page.locator("#inside").is_visible() and not page.locator("nav").is_visible()
+    assert not errors
+    page.close()

@@ -19,7 +19,7 @@ from cyborg.others.frozen import FROZEN, fuse_into, write_scores
 from cyborg.report import differences, frozen, limits
 from cyborg.report import page as page_module
 from cyborg.report import tables as tables_module
-from cyborg.report.differences import difference_figure, difference_table
+from cyborg.report.differences import answers, difference_figure, difference_table
 from cyborg.report.frozen import (
     frozen_by_generator,
     frozen_figure,
@@ -49,9 +49,11 @@ from cyborg.report.tables import (
     StudyTables,
     basis,
     grid_table,
+    made_up_tables,
     main_table,
     measure_table,
     read_tables,
+    settings_table,
     systems_table,
 )
 from cyborg.saliency import RunningMean
@@ -247,7 +249,14 @@ def test_a_part_that_cannot_be_made_says_why(tables):
     page = Page(tables)
     text = page.add("robust", "Robustness", "", robustness_figure, "resnet50")
     assert text.startswith("Not shown: no run was asked for robustness")
-    assert "Not shown" in page_html(page)
+    assert (
+        page.answer(lambda tables: answers(tables, "classicall"))
+        ._repr_html_()
+        .count("did you mean")
+    )
+    text = page_html(page)
+    assert "<h2>Not in this report</h2>" in text and '<section id="robust"' not in text
+    assert re.search(r'<li id="robust">Robustness: no run was asked for robustness', text)
     with pytest.raises(TypeError):  # a bug is no missing table
         page.add("bug", "Bug", "", lambda tables: len(3))
 
@@ -799,3 +808,74 @@ def test_the_page_says_which_class_is_positive(tmp_path):
     several = noted.runs.assign(data=["faces"] * 9 + ["pets"], positive=["a"] * 9 + ["b"])
     told = tables_module.positive_classes(tables._replace(runs=several))
     assert told == "positive class: a in faces; b in pets"
+
+
+def with_aucs(tables, classical, cyborg):
+    "Tables of one network in which macro AUCs over unseen generators are as given, seed by seed."
+    rows = tables.measures
+    rows = rows[(rows["network"] == "resnet50") & rows["scenario"].isin(["classical", "cyborg"])]
+    rows = rows[rows["seed"] < len(cyborg)].copy()
+    at = (rows["measure"] == "auc") & (rows["source"] == "macro_unseen")
+    for name, values in (("classical", classical), ("cyborg", cyborg)):
+        rows.loc[at & (rows["scenario"] == name), "value"] = values
+    return tables._replace(measures=rows, intervals=tables.intervals.iloc[:0])
+
+
+# Differences 0.05, 0.06, 0.07: mean 0.06, sd 0.01, and Student's 4.303 * 0.01 / sqrt(3) = 0.0248.
+@pytest.mark.parametrize(
+    "gains, words",
+    [
+        ((0.05, 0.06, 0.07), "0.060 [0.035, 0.085] macro AUC over unseen generators: higher"),
+        ((-0.05, -0.06, -0.07), "−0.060 [−0.085, −0.035] macro AUC over unseen generators: lower"),
+        ((-0.01, 0.0, 0.01), "0.000 [−0.025, 0.025] macro AUC over unseen generators: not shown"),
+        ((0.05, 0.07), "0.060 macro AUC over unseen generators: no interval can be estimated (2"),
+        (
+            (0.05,),
+            "0.050 macro AUC over unseen generators: no interval can be estimated (1 pair",
+        ),
+    ],
+)
+def test_the_headline_says_what_the_interval_allows(gains, words):
+    classical = [0.7] * len(gains)
+    tables = with_aucs(made_up_tables(), classical, [0.7 + gain for gain in gains])
+    [(network, [line])] = answers(tables)
+    assert line.startswith("cyborg − classical: " + words), line
+
+
+def test_the_headline_takes_the_interval_for_other_seeds_and_images():
+    "The two-level bootstrap of the study's folder, where there is one of three runs or more."
+    tables = made_up_tables()
+    lines = dict(answers(tables))
+    assert len(lines) == 2 and all(len(own) == 1 for own in lines.values())
+    for [line] in lines.values():
+        assert "[0.070, 0.130]" in line and "for other seeds and images" in line
+    two = tables._replace(intervals=tables.intervals.assign(n_runs=2))
+    assert all("for other seeds)" in line for [line] in dict(answers(two)).values())
+    other = dict(answers(tables, control="none of them"))
+    assert all(len(own) == 2 for own in other.values())  # each scenario, where that is none
+
+
+def test_an_interval_over_two_seeds_is_not_shown():
+    tables = with_aucs(made_up_tables(), [0.7, 0.7], [0.75, 0.77])
+    pairs = difference_table(tables, "classical")
+    assert pairs["low"].isna().all() and pairs["n"].tolist() == [2]
+    assert pairs["reason"].item().startswith("2 pairs: interval over seeds not estimable")
+    figure = difference_figure(tables, "classical")
+    assert not [trace for trace in figure.data if trace.meta == "interval"]
+    assert "Student" not in figure.layout.title.text
+
+
+def test_a_measure_without_any_value_is_no_table_of_blanks():
+    tables = made_up_tables()
+    rows = tables.measures.assign(value=np.nan, reason="8 images are too few")
+    with pytest.raises(ReportError, match="no run has a value of it: 8 images are too few"):
+        main_table(tables._replace(measures=rows))
+
+
+def test_what_was_run_is_a_table_of_the_study_file():
+    study = {"networks": ["a", "b"], "seeds": [0, 1], "settings": {"epochs": 3}}
+    study |= {"scenarios": {"cyborg": {"alpha": 0.5}, "plain": None}}
+    study |= {"data": {"faces": {"manifest": "/my/faces.csv"}}}
+    table = settings_table(made_up_tables()._replace(study=study)).set_index("setting")["value"]
+    assert table["networks"] == "a, b" and table["every run: epochs"] == "3"
+    assert table["data faces"] == "faces.csv" and table["scenario cyborg"] == "alpha 0.5"

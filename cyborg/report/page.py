@@ -8,6 +8,7 @@ __all__ = ['Page', 'write_page']
 # %% ../../nbs/lib/report/06_page.ipynb #21774cde
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,26 @@ class Section(NamedTuple):
     key: str  # name of its files
     title: str
     text: str  # what to see in it, plain text
-    content: go.Figure | TextTable | pd.DataFrame | None  # None: there is none, `text` says why
+    content: go.Figure | TextTable | pd.DataFrame | None  # None: there is none
+    part: str = ""  # heading that it stands below
+    folded: bool = False  # whether the part is closed until it is asked for
+    why: str = ""  # there is no content
+
+# %% ../../nbs/lib/report/06_page.ipynb #ff1637d2
+_HEADLINE = """{% if headline %}<div class="headline">
+{% for network, lines in headline %}<p>{% if network %}<b>{{ network }}</b>{% endif %}
+{{ lines|join("<br>"|safe) }}</p>
+{% endfor %}</div>{% endif %}"""
+
+
+class Shown:
+    "HTML that a notebook shows as such."
+
+    def __init__(self, html: Markup):
+        self.html = html
+
+    def _repr_html_(self) -> str:
+        return str(self.html)
 
 # %% ../../nbs/lib/report/06_page.ipynb #3a13a98c
 class Page:
@@ -44,7 +64,28 @@ class Page:
         self,
         tables: StudyTables,
     ):
-        self.tables, self.sections = tables, []
+        self.tables, self.sections, self.headline = tables, [], []
+        self._part, self._folded = "", False
+
+    def part(
+        self,
+        title: str,  # heading of what follows
+        folded: bool = False,  # closed until it is asked for; printing opens it
+    ) -> None:
+        "Begin a part of the report."
+        self._part, self._folded = title, folded
+
+    def answer(
+        self,
+        make: Callable[..., list[tuple[str, list[str]]]],  # as `answers`
+        *arguments: Any,
+    ) -> Markup:  # for display
+        "Open the report with sentences; where they cannot be made, with the reason."
+        try:
+            self.headline = make(self.tables, *arguments)
+        except (ReportError, FileNotFoundError) as error:
+            self.headline = [("", [f"No headline: {error}"])]
+        return Shown(markup(_HEADLINE, headline=self.headline))
 
     def add(
         self,
@@ -58,33 +99,78 @@ class Page:
         "Add a part; one that cannot be made says why, in its place."
         if any(section.key == key for section in self.sections) or not re.fullmatch(r"[\w-]+", key):
             raise ValueError(f"key is {key!r}, expected a plain name that is not taken")
+        why = ""
         try:
             content = make(self.tables, *arguments, **options)
         except (ReportError, FileNotFoundError) as error:
-            content, text = None, f"{text} Not shown: {error}".strip()
-        self.sections.append(Section(key, title, text, content))
-        return text if content is None else content
+            content, why = None, str(error)
+        self.sections.append(Section(key, title, text, content, self._part, self._folded, why))
+        return f"{text} Not shown: {why}".strip() if content is None else content
+
+# %% ../../nbs/lib/report/06_page.ipynb #8e3ffdc2
+MANY = 9  # columns from which a table is set small, so that none is cut
+
+
+def _columns(section: Section) -> int:
+    "Columns of a table; 0 of a figure."
+    content = section.content
+    table = content.text if isinstance(content, TextTable) else content
+    return len(table.columns) + table.index.nlevels if isinstance(table, pd.DataFrame) else 0
 
 # %% ../../nbs/lib/report/06_page.ipynb #5cc0564f
 _STYLE = """
 body {font: 15px/1.5 DejaVu Sans, Verdana, Arial, sans-serif; color: #222;
   max-width: 1180px; margin: 2em auto; padding: 0 1.2em}
+.headline {border-left: 6px solid #0072B2; background: #f2f6fa; padding: .8em 1.2em;
+  margin: 1.2em 0; font-size: 18px; line-height: 1.45}
+.headline p {margin: .3em 0} .headline b {display: block; font-size: 14px; color: #555}
 table {border-collapse: collapse; font-size: 13px; margin: 1em 0}
 th, td {padding: 4px 12px; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
   white-space: nowrap}
+.many table {font-size: 11px} .many th, .many td {padding: 3px 5px; white-space: normal}
 .plain th, .plain td {white-space: normal; padding: 4px 6px; overflow-wrap: break-word}
 .plain th {font-size: 11px} .plain td:last-child {min-width: 15em}
 thead th {background: #444; color: #fff}
-nav ol {columns: 24em 2} section {margin-top: 3em} .wide {overflow-x: auto}
-@media print {body {max-width: none} .wide, .figure-host {overflow: visible !important}
-  table {font-size: 9px} th, td {white-space: normal; padding: 2px 4px}}
+nav ol {columns: 24em 2; margin: .3em 0 1em} nav b {font-weight: 600}
+section {margin-top: 2.4em; break-inside: avoid-page} .wide {overflow-x: auto}
+h2 {margin-top: 2.2em; border-bottom: 2px solid #444} h3 {margin-bottom: .3em}
+.fold button {font: inherit; color: inherit; background: none; border: 0; cursor: pointer;
+  padding: 0}
+.fold button::before {content: "▾ "} .folded button::before {content: "▸ "}
+.fold small {font-weight: normal; font-size: 13px; color: #555}
+@media screen {.folded .body {height: 0; overflow: hidden; visibility: hidden}}
+@page {size: A4; margin: 14mm 12mm}
+@media print {body {max-width: none; margin: 0; padding: 0; font-size: 11px} nav {display: none}
+  .wide, .figure-host {overflow: visible !important} .headline {font-size: 13px}
+  table {font-size: 9px} .many table {font-size: 8px} .plain th {font-size: inherit}
+  .fold button::before {content: ""}
+  th, td {white-space: normal; padding: 2px 4px} h2, h3, thead {break-after: avoid}
+  thead th {background: none; color: #222; border-bottom: 1.5px solid #222}}
 .problem {color: #a33} .note {color: #555; font-size: 14px} a {color: #0072B2}
 """
 
 
 _SHOW = """
-for (const place of document.querySelectorAll(".figure"))
-  hosted(place).show(JSON.parse(place.nextElementSibling.textContent));
+const draw = place => hosted(place).show(JSON.parse(place.nextElementSibling.textContent));
+const fold = (part, open) => {
+  part.classList.toggle("folded", !open);
+  part.querySelector("button").setAttribute("aria-expanded", open);
+};
+for (const part of document.querySelectorAll(".fold")) {
+  fold(part, false);
+  part.querySelector("button").onclick = () => fold(part, part.classList.contains("folded"));
+}
+const asked = () => {
+  const one = document.getElementById(location.hash.slice(1));
+  if (one?.closest(".fold")) fold(one.closest(".fold"), true);
+  one?.scrollIntoView();
+};
+addEventListener("hashchange", asked);
+asked();
+const all = [...document.querySelectorAll(".figure")], later = all.filter(f => f.closest(".fold"));
+all.filter(f => !f.closest(".fold")).forEach(draw);
+const next = () => { if (later.length) { draw(later.shift()); setTimeout(next); } };
+setTimeout(next);
 """
 
 
@@ -93,13 +179,23 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ 
 </head><body><h1>{{ title }}</h1>
 {% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}
 {% for problem in problems %}<p class="problem">{{ problem }}</p>{% endfor %}
-<nav><ol>
-{% for part in sections %}<li><a href="#{{ part.key }}">{{ part.title }}</a></li>{% endfor %}
-</ol></nav>
-{% for part in sections %}
-<section id="{{ part.key }}"><h2>{{ part.title }}</h2><p>{{ part.text }}</p>
-<div class="wide">{{ shown(part) }}</div></section>
+{{ headline }}
+<nav>{% for part, sections in parts %}{% if part %}<b>{{ part }}</b>{% endif %}<ol>
+{% for one in sections %}<li><a href="#{{ one.key }}">{{ one.title }}</a></li>{% endfor %}
+</ol>{% endfor %}</nav>
+{% for part, sections in parts %}
+{% if sections[0].folded %}<div class="fold"><h2><button>{{ part }}
+<small>{{ sections|length }}</small></button></h2><div class="body">
+{% elif part %}<h2>{{ part }}</h2>{% endif %}
+{% for one in sections %}
+<section id="{{ one.key }}"><h3>{{ one.title }}</h3><p>{{ one.text }}</p>
+<div class="wide{{ " many" if one.key in many }}">{{ shown(one) }}</div></section>
 {% endfor %}
+{% if sections[0].folded %}</div></div>{% endif %}
+{% endfor %}
+{% if empty %}<h2>Not in this report</h2><ul>
+{% for one in empty %}<li id="{{ one.key }}">{{ one.title }}: {{ one.why }}</li>{% endfor %}
+</ul>{% endif %}
 <script type="module">{{ script }}</script></body></html>
 """
 
@@ -108,14 +204,17 @@ def page_html(
     page: Page,
 ) -> str:
     "The report as one HTML document that needs nothing else, plotly.js included."
-    tables = page.tables
+    tables, there = page.tables, [one for one in page.sections if one.content is not None]
     notes = f"{basis(tables)}; runs: {run_states(tables.runs)}", positive_classes(tables)
     return markup(
         _PAGE,
         title=f"Study {tables.study.get('name', tables.folder.name)}",
         notes=notes,
         problems=tables.problems,
-        sections=page.sections,
+        headline=markup(_HEADLINE, headline=page.headline),
+        parts=[(part, [*own]) for part, own in groupby(there, key=lambda one: one.part)],
+        empty=[one for one in page.sections if one.content is None],
+        many={one.key for one in there if _columns(one) > MANY},
         shown=_content_html,
         style=Markup(_STYLE),
         script=Markup(figure_script() + _SHOW),

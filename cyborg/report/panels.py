@@ -123,6 +123,10 @@ def roc_grid(
     band = "FPR at given TPR, as in the paper" if given == "tpr" else "TPR at given FPR"
     titled(figure, title, f"Mean over runs; band: ±1 standard deviation of the {band}")
     lines = places[-1]["row"]
+    if len(curves) == 1:  # as large as one of two, not alone in the middle of a page
+        figure.update_xaxes(domain=[0, 0.5]).update_annotations(
+            x=0.25, selector=dict(text=next(iter(curves)))
+        )
     on_paper(figure, 190 + 340 * min(max(len(curves), 2), 3), 150 + 380 * lines)
     return figure.update_layout(legend=BELOW | dict(y=-0.22 / lines))
 
