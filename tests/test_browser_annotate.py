@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -502,6 +503,68 @@ def test_keyboard_zoom_and_touch(page, server):
     page.evaluate(touch, [0.3, 0.5])
     second = painted(page, 1)
     assert second[128, 100] and not second[40, 100]
+    assert not page.errors
+
+
+POINTERS = """(events) => { const s = document.querySelectorAll('.brush-stage')[0];
+    s.setPointerCapture = () => {};
+    for (const [type, kind, id, x, y, wide] of events) {
+        const b = s.parentElement.getBoundingClientRect();
+        s.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerId: id, pointerType: kind,
+            button: 0, width: wide || 20, height: wide || 20,
+            clientX: b.x + x * b.width, clientY: b.y + y * b.height}));
+    } }"""
+
+
+def test_two_fingers_zoom_and_a_hand_beside_the_pen_does_not_paint(page, server):
+    begin(page, server, "FINGERS")
+    small = box(page, 0)["width"]
+    two = [["pointerdown", "touch", 1, 0.4, 0.5], ["pointerdown", "touch", 2, 0.6, 0.5]]
+    two += [["pointermove", "touch", 2, 0.8, 0.5]]  # twice as far apart
+    two += [["pointerup", "touch", 1, 0.4, 0.5], ["pointerup", "touch", 2, 0.8, 0.5]]
+    page.evaluate(POINTERS, two)
+    assert box(page, 0)["width"] == pytest.approx(2 * small, rel=0.02)
+    assert not painted(page, 0).any()
+    page.click("[data-tool=outButton]")
+    page.click("[data-tool=outButton]")
+    assert box(page, 0)["width"] == pytest.approx(small, rel=0.02)
+    palm = [["pointerdown", "touch", 3, 0.5, 0.5, 90], ["pointermove", "touch", 3, 0.7, 0.5, 90]]
+    page.evaluate(POINTERS, [*palm, ["pointerup", "touch", 3, 0.7, 0.5, 90]])
+    assert not painted(page, 0).any()
+    pen = [["pointerdown", "pen", 4, 0.3, 0.3], ["pointermove", "pen", 4, 0.4, 0.3]]
+    page.evaluate(POINTERS, [*pen, ["pointerup", "pen", 4, 0.4, 0.3]])
+    drawn = painted(page, 0)
+    assert drawn.any()
+    finger = [["pointerdown", "touch", 5, 0.5, 0.8], ["pointerup", "touch", 5, 0.5, 0.8]]
+    page.evaluate(POINTERS, finger)
+    assert (painted(page, 0) == drawn).all() and not page.errors
+
+
+def test_practice_shows_the_pair_again_with_the_answer(page, server):
+    begin(page, server, "LEARNER")
+    shown = [image.get_attribute("src") for image in page.locator(".brush-stage img").all()]
+    paint(page, 0, [(0.5, 0.5), (0.6, 0.5)])
+    paint(page, 1, [(0.5, 0.5), (0.6, 0.5)])
+    answer(page, "left")
+    page.wait_for_selector(".answered")
+    again = page.locator(".answered img")
+    assert [image.get_attribute("src") for image in again.all()] == shown
+    page.wait_for_function(
+        "[...document.images].every(image => image.complete && image.naturalWidth)"
+    )
+    told = page.locator(".feedback").inner_text()
+    with sqlite3.connect(server.store) as db:
+        [(correct,)] = db.execute(
+            "select correct from answers join trials using (trial) join subjects using (subject) "
+            "where worker = 'LEARNER'"
+        ).fetchall()
+    assert told == ("Right." if correct else "No, it was the other one.")
+    captions = page.locator(".answered figcaption").all_inner_texts()
+    assert [": your choice" in words for words in captions] == [True, False]
+    asked = page.locator(".answered figure.asked figcaption").all_inner_texts()
+    assert len(asked) == 1 and (": your choice" in asked[0]) == bool(correct)
+    page.click("#continue")
+    page.wait_for_selector("#question")
     assert not page.errors
 
 

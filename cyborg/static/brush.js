@@ -6,6 +6,7 @@
 // history for all pictures of a board, so that undo takes back what was done last, wherever it was.
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
+const PALM = 60; // CSS pixels: a touch that is wider is a hand, not a finger
 const MOST = { strokes: 500, points: 20000 }; // of one picture, as cyborg.annotation stores them
 const COLOUR = "rgb(0, 158, 115)"; // bluish green of Okabe and Ito; half transparent by the style sheet
 const round = (value, step) => Math.round(value / step) * step;
@@ -123,13 +124,17 @@ class Picture {
     this.stage.focus({ preventScroll: true });
     this.cursor = null;
     this.stage.setPointerCapture(event.pointerId);
+    if (event.pointerType === "pen") this.board.pen = true;
     if (event.pointerType === "touch") {
+      if (Math.max(event.width || 0, event.height || 0) > PALM) return; // a palm
       this.touches.set(event.pointerId, event);
       if (this.touches.size > 1) { // a second finger: the first one did not mean to paint
         this.pen = null;
+        this.pinch = { apart: this.apart(), zoom: this.board.zoom };
         this.draw();
         return;
       }
+      if (this.board.pen) return; // who has a pen rests a hand and moves the picture with fingers
     }
     this.lift();
     this.pointer = event.pointerId;
@@ -146,12 +151,21 @@ class Picture {
       if (this.view.scrollHeight > this.view.clientHeight + 1) this.view.scrollTop -= dy;
       else window.scrollBy(0, -dy); // two fingers move the page where the picture is not enlarged
       this.touches.set(event.pointerId, event);
+      const apart = this.apart();
+      if (this.touches.size === 2 && Math.abs(apart / this.pinch.apart - 1) > 0.08) {
+        this.board.zoomTo(this.pinch.zoom * (apart / this.pinch.apart));
+      }
       return;
     }
     if (!this.pen || event.pointerId !== this.pointer) return;
     const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
     for (const each of events.length ? events : [event]) this.extend(this.place(each));
     this.draw();
+  }
+
+  apart() { // of the first two fingers, CSS pixels
+    const [a, b] = [...this.touches.values()];
+    return Math.max(1, Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY));
   }
 
   up(event) {
@@ -226,7 +240,7 @@ class Picture {
 export class Board {
   // radius: of the brush, as a share of the picture's width; strokes: one list a picture
   constructor(element, { pictures, strokes = [], radius = 0.06, onChange = () => {} }) {
-    Object.assign(this, { radius, onChange, erase: false, zoom: 1, locked: false, undone: [] });
+    Object.assign(this, { radius, onChange, erase: false, zoom: 1, locked: false, undone: [], pen: false });
     this.before = pictures.map((_, i) => strokes[i] || []); // what was there when the board was made
     this.history = [];
     this.started = performance.now();
@@ -385,9 +399,13 @@ export class Board {
     for (const picture of this.pictures) picture.ring.style.width = `${200 * this.radius}%`;
   }
 
-  setZoom(step) {
-    const at = ZOOMS.indexOf(this.zoom) + step;
-    this.zoom = ZOOMS[Math.min(Math.max(at, 0), ZOOMS.length - 1)];
+  setZoom(step) { // to the next one of ZOOMS
+    const wider = ZOOMS.filter((zoom) => (zoom - this.zoom) * step > 1e-9);
+    this.zoomTo(step > 0 ? wider[0] ?? this.zoom : wider[wider.length - 1] ?? this.zoom);
+  }
+
+  zoomTo(zoom) { // any value between the ends of ZOOMS, about the middle of what is seen
+    this.zoom = Math.min(Math.max(zoom, ZOOMS[0]), ZOOMS[ZOOMS.length - 1]);
     for (const { view, stage } of this.pictures) {
       const centre = [view.scrollLeft + view.clientWidth / 2, view.scrollTop + view.clientHeight / 2];
       const old = stage.offsetWidth || 1;

@@ -220,7 +220,7 @@ async function ask(trial) {
     try {
       const stored = await call("api/answer", body);
       kept.drop(trial.trial);
-      return stored;
+      return { ...stored, choice };
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       // What was painted stays, here and in the browser's memory. Where the trial is over, answered in
@@ -236,6 +236,21 @@ async function ask(trial) {
       next.disabled = false;
     }
   }
+}
+
+// Practice shows the pair again, with the right answer at each picture.
+async function answered(trial, choice, feedback) {
+  const asked = feedback === "right" ? choice : choice === "left" ? "right" : "left";
+  const other = { authentic: "synthetic", synthetic: "real" }[trial.question];
+  const figures = ["left", "right"].map((side) => {
+    const words = side === asked ? `This one ${QUESTIONS[trial.question][2]}` : `This one is ${other}`;
+    const caption = make("figcaption", { textContent: side === choice ? `${words}: your choice` : words });
+    return make("figure", { className: side === asked ? "asked" : "" }, make("img", { src: trial[side], alt: words }), caption);
+  });
+  const text = make("p", { className: "feedback", textContent: feedback === "right" ? "Right." : "No, it was the other one." });
+  const go = make("button", { className: "main", id: "continue", textContent: "Next" });
+  show(text, make("div", { className: "answered" }, ...figures), go);
+  await pressed(go);
 }
 
 async function between(text, button) {
@@ -291,7 +306,7 @@ async function run() {
     progress(trial);
     if (trial.rest && !first) await between("Time for a break, if you like. You can also close this page and return later by the same link.", "Go on");
     const stored = await ask(trial);
-    if (stored.feedback) await between(stored.feedback === "right" ? "Right." : "No, it was the other one.", "Next");
+    if (stored.feedback) await answered(trial, stored.choice, stored.feedback);
   }
 }
 
