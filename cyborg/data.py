@@ -193,6 +193,7 @@ class ImageDataset(Dataset):
         self._position, self._slot, self._cells = rows.position, rows.slot, rows.cells
         self._labels = np.asarray(self.manifest.labels, dtype=np.int64)
         self._flips = (None, None)  # epoch, its choices
+        self.features = None  # (rows, mirrored) -> features, see `cyborg.tuning.keep_features`
 
     def __len__(self) -> int:
         return len(self._position)
@@ -220,16 +221,19 @@ def __getitems__(
     if self._flips[0] != epoch:
         self._flips = (epoch, flip_choices(len(self), self.flip, self.seed, epoch))
     mirrored = self._flips[1][index]
+    slot = self._slot[index]
+    human = self._cells[slot]  # slot -1 is the blank map
+    human[mirrored] = human[mirrored, :, ::-1]
+    rest = (self._labels[index], human, slot >= 0, index)
+    if self.features is not None:
+        image = self.features(index, mirrored)
+        return Batch(image, *(torch.from_numpy(array) for array in rest))
     pixels = self.cache.gather(self._position[index])
     if self.augment is not None:
         pixels = self.augment(pixels, index, epoch)
     colours = pixels.view("V3")[..., 0]  # (B, S, S), a pixel as one item: mirrored 3 times as fast
     colours[mirrored] = colours[mirrored][:, :, ::-1]
-    slot = self._slot[index]
-    human = self._cells[slot]  # slot -1 is the blank map
-    human[mirrored] = human[mirrored, :, ::-1]
     image = normalised(pixels, self.mean, self.std)
-    rest = (self._labels[index], human, slot >= 0, index)
     return Batch(image, *(torch.from_numpy(array) for array in rest))
 
 
@@ -246,6 +250,12 @@ def __getitem__(
 def images(self: ImageDataset) -> np.ndarray:  # (n, S, S, 3) uint8
     "All images, unmirrored and not normalised; meant for a few, since it copies them"
     return self.cache.gather(self._position)
+
+
+@patch(as_prop=True)
+def positions(self: ImageDataset) -> np.ndarray:  # (n,) int64
+    "Where its images stand in the cache"
+    return self._position
 
 
 @patch(as_prop=True)

@@ -47,6 +47,7 @@ from .others.cnndetection import BlurJpeg
 from .others.released import quirky_output, split_last, unguarded_loss
 from .saliency import control_maps
 from .settings import RunConfig, SettingsError
+from .tuning import tune
 
 # %% ../nbs/lib/15_epoch.ipynb #783636d2
 INTENSITY = 150  # multiplications per output value of a convolution above which bf16 pays on a CPU
@@ -452,4 +453,4 @@ def build_network(
         }
         own = f"has no map of kind {config.kind!r}, but {', '.join(known)}"
         raise NetworkError(f"{config.arch} {told.get(MAPS[config.kind].needs, own)}")
-    return network
+    return tune(network, config)

@@ -52,6 +52,7 @@ from cyborg.predictions import (
     write_shard,
 )
 from .saliency import RunningMean, agreement
+from .tuning import is_probe, keep_features
 
 # %% ../nbs/lib/20_evaluation.ipynb #fe35840f
 @contextmanager
@@ -168,6 +169,8 @@ def _open_part(
         return _Part(rows, None, _unreadable(part.table, "image", lost))
     how = (network.size, network.map_size, network.mean, network.std)
     dataset = ImageDataset(part, *how, cache=images, on_error="exclude")
+    if is_probe(network):
+        dataset = keep_features(network, dataset)
     lost = [
         _unreadable(part.table, "image", dataset.excluded),
         _unreadable(part.table, "map", dataset.bad_maps),

@@ -98,13 +98,16 @@ class Network(nn.Module):
         self.backbone, self.arch, self.size, self.map_size = backbone, arch, size, map_size
         self.one_logit = one_logit
         self.attention: nn.Module | None = None  # see `cyborg.others.attention.add_attention`
+        self.trained, self.keeps = "all", False  # what of it is, see `cyborg.tuning.tune`
         self.mean = tuple(backbone.pretrained_cfg["mean"])
         self.std = tuple(backbone.pretrained_cfg["std"])
 
     def forward(
         self,
-        images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`
+        images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`; or kept features
     ) -> Output:
+        if self.are_features(images):
+            return Output(self.classified(images.float()), images)
         with self.attending() as attention:
             features = self.backbone.forward_features(images)  # (B, N, h, w)
         logits = self.backbone.forward_head(features)
@@ -125,6 +128,24 @@ class Network(nn.Module):
     def attending(self) -> AbstractContextManager[list[torch.Tensor]]:
         "While it is open, features are weighed by the attention map, which is collected."
         return nullcontext([]) if self.attention is None else self.attention.inserted(self.backbone)
+
+    def are_features(
+        self,
+        images: torch.Tensor,
+    ) -> bool:
+        "Whether they are features in half precision, as `cyborg.tuning.keep_features` has them."
+        half = images.dtype == torch.float16 and images.shape[1] != 3
+        return half and images.shape[1:] == (self.head_weight.shape[1], *self.map_size)
+
+    def train(self, mode: bool = True) -> "Network":
+        "Training mode, in which what is frozen stays in evaluation mode."
+        super().train(mode)
+        if mode and self.trained != "all":
+            above = {child: module for module in self.modules() for child in module.children()}
+            for module in self.modules():
+                own = module if any(True for _ in module.parameters()) else above[module]
+                module.training = any(p.requires_grad for p in own.parameters())
+        return self
 
     @property
     def last(self) -> nn.Module:
@@ -285,8 +306,10 @@ class SpreadNetwork(Network):
 
     def forward(
         self,
-        images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`
+        images: torch.Tensor,  # (B, 3, S, S), normalised with `mean` and `std`; or kept features
     ) -> Output:
+        if self.are_features(images):
+            return Output(self.classified(images.float()), images)
         with self.attending() as attention:
             pooled, features, *more = read_ending(self.backbone, self.ending, images, self.map_size)
         logits = F.linear(pooled, self.last.weight.flatten(1), self.last.bias)

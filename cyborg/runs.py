@@ -186,6 +186,23 @@ class State:
         else:
             self.scheduler.step()
 
+# %% ../nbs/lib/16_runs.ipynb #fe9330ae
+def parameter_groups(
+    network: Network,
+    config: RunConfig,
+) -> list[dict[str, Any]]:  # for an optimiser
+    "Parameters that are trained; those of the head have a rate of their own where one is set."
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if not config.lr_head:
+        return [{"params": trained}]
+    last = {id(p) for p in network.last.parameters()}
+    deep = {id(p) for p in network.backbone.parameters()} - last
+    groups = [
+        {"params": [p for p in trained if id(p) in deep], "lr": config.lr},
+        {"params": [p for p in trained if id(p) not in deep], "lr": config.lr_head},
+    ]
+    return [group for group in groups if group["params"]]
+
 # %% ../nbs/lib/16_runs.ipynb #0f64a63e
 def new_state(
     network: Network,
@@ -194,9 +211,10 @@ def new_state(
     "The optimiser and schedule the settings ask for; SGD with steps is section 6.1."
     options = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adam":
-        optimizer = torch.optim.Adam(network.parameters(), **options)
+        optimizer = torch.optim.Adam(parameter_groups(network, config), **options)
     else:
-        optimizer = torch.optim.SGD(network.parameters(), momentum=config.momentum, **options)
+        groups = parameter_groups(network, config)
+        optimizer = torch.optim.SGD(groups, momentum=config.momentum, **options)
     if config.schedule == "plateau":
         return State(network, optimizer, PlateauSchedule(optimizer), [])
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_step, config.lr_gamma)

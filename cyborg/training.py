@@ -56,6 +56,7 @@ from cyborg.runs import (
 from .settings import RunConfig, SettingsError, run_config
 from .tracking import maps_picture, tracking
 from .trial import check_room, check_run, trained_rows
+from .tuning import keep_features, reads_kept
 
 # %% ../nbs/lib/18_training.ipynb #2e1e303e
 def fit(
@@ -154,6 +155,8 @@ def _train_in(
         set_dropout(network)
     config.guided_by.add_to(network)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
+    if reads_kept(config, network):
+        loaders = {s: _loader(keep_features(network, d), s, config) for s, d in datasets.items()}
     state = new_state(network, config)
     load_state(state, folder)
     best = best_epoch(state.history, config.ties) + 1 if state.history else 0

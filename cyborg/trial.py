@@ -116,6 +116,12 @@ def check_step(
             f"{config.arch} cannot make a training step of {n} images with {what}: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    idle = [n for n, p in probe.named_parameters() if p.requires_grad and p.grad is None]
+    if config.train != "all" and idle:
+        raise SettingsError(
+            f"train is {config.train!r}, but {len(idle)} of the tensors that it trains take no "
+            f"part in {config.arch}, first {idle[0]}"
+        )
     if not parts.classification.isfinite():
         raise SettingsError(
             f"weights is {config.weights!r}: the first loss is {parts.classification.item()} "

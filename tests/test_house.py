@@ -26,7 +26,17 @@ CORRIDOR = [
     *("cache", "grids", "others.quirks", "data", "heads", "models", "cam", "loss", "guidance"),
     *("others.released", "others.attention", "others.cnndetection"),
     "measure.corners",
-    *("settings", "epoch", "runs", "tracking", "trial", "training", "predictions", "measure.auc"),
+    *(
+        "settings",
+        "tuning",
+        "epoch",
+        "runs",
+        "tracking",
+        "trial",
+        "training",
+        "predictions",
+        "measure.auc",
+    ),
     "evaluation",
     *("figures", "overlays", "widgets"),
 ]
