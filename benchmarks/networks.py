@@ -108,6 +108,8 @@ def measure(name: str) -> dict:
         network = make_network(name, weights="none", size=SIDE)
     except NetworkError:
         network = make_network(name, weights="none")
+    if "features" not in network.gives:
+        raise NetworkError(f"{name} has two heads, and so its attention rollout only")
     with torch.no_grad():
         network.last.weight.normal_(0, 0.1)
         images = torch.randn(2, 3, network.size, network.size)
@@ -182,8 +184,8 @@ with random weights and a last layer of noise: {works} have maps, {refused} are 
 could not be made or measured. *Pools* says how. *Identity* is the largest difference between
 mean(map) + bias and the logit that timm's own code computes, over the largest logit. *In place*
 counts in how many of the four quadrants of the picture a change there changes the map there most: a
-map whose cells lay in the wrong order would fail it, and a network with random weights that mixes
-everything may. *Cost* is a forward pass with the maps of all classes over a bare one, on one core
+map whose cells lay in the wrong order would fail it; so may a network with random weights that mixes
+everything, and a map of 3x3 cells, whose middle ones belong to no quadrant. *Cost* is a forward pass with the maps of all classes over a bare one, on one core
 of a busy machine, so that 1.1 cannot be told from 1.0.
 
 """
@@ -193,9 +195,10 @@ ENDING = """
 
 {refused}
 
-A refusal names the nearest network that works. Networks with two heads, whose logits are the mean
-of two linear layers, are among them; so are those that flatten their cells, or whose attention
-is none that torch's own function computes.
+A refusal names the nearest network that works. Refused are networks with two heads, whose logits
+are the mean of two linear layers, those that flatten their cells or run a layer that bends between
+`forward_features` and the pooling, and class tokens whose attention is none that torch's own function
+computes.
 """
 
 
