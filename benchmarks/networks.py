@@ -183,10 +183,10 @@ The table is what `python benchmarks/networks.py` found for {n} of the networks 
 with random weights and a last layer of noise: {works} have maps, {refused} are refused, {failed}
 could not be made or measured. *Pools* says how. *Identity* is the largest difference between
 mean(map) + bias and the logit that timm's own code computes, over the largest logit. *In place*
-counts in how many of the four quadrants of the picture a change there changes the map there most: a
-map whose cells lay in the wrong order would fail it; so may a network with random weights that mixes
-everything, and a map of 3x3 cells, whose middle ones belong to no quadrant. *Cost* is a forward pass with the maps of all classes over a bare one, on one core
-of a busy machine, so that 1.1 cannot be told from 1.0.
+counts in how many quadrants of the picture a change there changes the map there most: a map whose
+cells lay in the wrong order would fail it; so may a network with random weights that mixes all, and
+a map of 3x3 cells, whose middle ones belong to no quadrant. *Cost* is a forward pass with the maps
+of all classes over a bare one, on one core of a busy machine: 1.1 cannot be told from 1.0.
 
 """
 
@@ -197,8 +197,8 @@ ENDING = """
 
 A refusal names the nearest network that works. Refused are networks with two heads, whose logits
 are the mean of two linear layers, those that flatten their cells or run a layer that bends between
-`forward_features` and the pooling, and class tokens whose attention is none that torch's own function
-computes.
+`forward_features` and the pooling, and class tokens whose attention torch's own function does not
+compute.
 """
 
 
