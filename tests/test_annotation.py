@@ -459,6 +459,26 @@ STACKED = {"layout": "stacked", "left_at": "upper", "right_at": "lower"}
 STACKED |= {"viewport_width": 360, "viewport_height": 740.0}
 
 
+SCREEN = {"picture_width": 324, "device_pixel_ratio": 2.625, "input": "touch"}
+
+
+def test_the_screen_is_stored_where_a_page_tells_it(study, tmp_path):
+    "Answers of older pages, and stores made before, have none."
+    store = study(trials=3)
+    subject = store.enter("A1")
+    for more in (SCREEN, SCREEN | {"input": "mouse pen", "device_pixel_ratio": 1}, {}):
+        trial = store.next_trial(subject).trial
+        store.answer(subject, trial, "left", BOTH, 3.0, layout=STACKED | more)
+    table = store.annotations()
+    told = list(dict.fromkeys(table["screen"]))
+    assert told == ["324 px at 2.625, touch", "324 px at 1, mouse pen", ""]
+    back = read_annotations(write_annotations(table, tmp_path / "t.parquet"))
+    assert back["screen"].tolist() == table["screen"].tolist()
+    coco = read_coco(write_coco(table, tmp_path / "c.json"))
+    assert coco["screen"].tolist() == table["screen"].tolist()
+    assert set(as_table(table.drop(columns="screen"))["screen"]) == {""}
+
+
 def test_the_layout_is_stored_exported_and_read_again(study, tmp_path, demo):
     store = study(trials=3)
     subject = store.enter("A1")
@@ -495,6 +515,11 @@ def test_the_layout_is_stored_exported_and_read_again(study, tmp_path, demo):
         {"viewport_height": "740"},
         {"viewport_height": 10**400},
         {"more": 1},
+        {"input": "touch"},
+        SCREEN | {"input": "foot"},
+        SCREEN | {"input": None},
+        SCREEN | {"picture_width": 0},
+        SCREEN | {"device_pixel_ratio": "2"},
     ],
 )
 def test_bad_layouts(study, change):
@@ -502,7 +527,7 @@ def test_bad_layouts(study, change):
     subject = store.enter("A1")
     trial = store.next_trial(subject).trial
     for layout in (STACKED | change, [], "stacked", 3, {}):
-        with pytest.raises(AnnotationError, match="layout|viewport"):
+        with pytest.raises(AnnotationError, match="layout|viewport|wanted a number"):
             store.answer(subject, trial, "left", BOTH, 3.0, layout=layout)
     assert not len(store.annotations())
 

@@ -407,6 +407,9 @@ def test_the_answer_stands_at_its_picture_and_the_layout_is_stored(
     assert rows.loc[marked, "place"].tolist() == [places[0]]  # what was painted on stood there
     assert rows.loc[~marked, "place"].tolist() == [places[1]]
     assert set(rows["viewport"]) == {f"{width}x{height}"}
+    (screen,) = set(rows["screen"])
+    assert re.fullmatch(r"\d+ px at 1, mouse", screen)
+    assert 190 <= int(screen.split()[0]) <= width
     context.close()
 
 

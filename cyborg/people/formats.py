@@ -193,7 +193,7 @@ ATTRIBUTES = {  # of an answer, and what they hold
     "subject": str, "trial": str, "kind": str, "pair": str, "source": str, "question": str,
     "left": str, "choice": str, "correct": bool, "seconds": float, "number": int,
     "answered": float, "excluded": str,
-    **dict.fromkeys(("layout", "place", "viewport"), str),  # how the pictures stood
+    **dict.fromkeys(("layout", "place", "viewport", "screen"), str),  # how the pictures stood
 }  # fmt: skip
 
 

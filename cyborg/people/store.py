@@ -30,6 +30,7 @@ from cyborg.people.tables import (
     BY_HAND,
     LAYOUT_COLUMNS,
     PEOPLE,
+    SCREEN_COLUMNS,
     WORKER,
     StudySettings,
     Trial,
@@ -47,6 +48,7 @@ from cyborg.people.tables import (
     pictures,
     plain_id,
     question_at,
+    screens_table,
     store_engine,
     stored_size,
     study_table,
@@ -594,8 +596,10 @@ def _store(
         connection.execute(sa.insert(answers_table), dict(row))
         rows = [{**own, "image": i, "strokes": s, "covered": covered[i]} for i, s in texts.items()]
         connection.execute(sa.insert(marks_table), rows)
-        if layout:
-            connection.execute(sa.insert(layouts_table), {**own, **layout})
+        for table in (layouts_table, screens_table) if layout else ():
+            told = {c.name: layout[c.name] for c in table.c if c.name in layout}
+            if told:
+                connection.execute(sa.insert(table), own | told)
     return False
 
 # %% ../../nbs/lib/people/03_store.ipynb #4fd631db
@@ -742,6 +746,7 @@ def annotations(
             pairs_table.c.source,
             pairs_table.c.authentic,
             *(layouts_table.c[n] for n in LAYOUT_COLUMNS),
+            *(screens_table.c[n] for n in SCREEN_COLUMNS),
         )
         .join(trials, trials.c.trial == marks_table.c.trial)
         .join(answers_table, answers_table.c.trial == trials.c.trial)
@@ -750,6 +755,7 @@ def annotations(
         .outerjoin(pairs_table, pairs_table.c.pair == trials.c.pair)
         .outerjoin(exclusions, exclusions.c.subject == subjects.c.subject)
         .outerjoin(layouts_table, layouts_table.c.trial == trials.c.trial)
+        .outerjoin(screens_table, screens_table.c.trial == trials.c.trial)
         .where(marks_table.c.image == image if image else sa.true())
         .order_by(answers_table.c.answered, marks_table.c.trial, marks_table.c.image)
     )

@@ -169,6 +169,14 @@ layouts_table = sa.Table(  # a table of its own, so that stores of before need n
     sa.Column("viewport_width", _number, nullable=False),  # CSS pixels of the page
     sa.Column("viewport_height", _number, nullable=False),
 )
+screens_table = sa.Table(  # as above: what came later has its own
+    "screens",
+    metadata,
+    sa.Column("trial", sa.ForeignKey("trials.trial"), primary_key=True),
+    sa.Column("picture_width", _number, nullable=False),  # CSS pixels, not enlarged
+    sa.Column("device_pixel_ratio", _number, nullable=False),  # screen pixels a CSS pixel
+    sa.Column("input", _text, nullable=False),  # some of INPUTS with blanks between them, or ""
+)
 marks_table = sa.Table(
     "marks",
     metadata,
@@ -254,6 +262,8 @@ WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
 LAYOUTS = {"side by side": ("left", "right"), "stacked": ("upper", "lower")}
 UNKNOWN = "unknown"  # layout of an answer that came without one
 LAYOUT_COLUMNS = ("layout", "left_at", "right_at", "viewport_width", "viewport_height")
+SCREEN_COLUMNS = ("picture_width", "device_pixel_ratio", "input")  # from pages that tell them
+INPUTS = ("keyboard", "mouse", "pen", "touch")  # what was painted with
 
 
 def checked_layout(
@@ -262,23 +272,31 @@ def checked_layout(
     "How the pictures of an answer stood; AnnotationError for anything else."
     if layout is None:
         return None
-    if not isinstance(layout, Mapping) or set(layout) != set(LAYOUT_COLUMNS):
-        raise AnnotationError(f"layout: wanted {', '.join(LAYOUT_COLUMNS)}")
+    known = {*LAYOUT_COLUMNS}, {*LAYOUT_COLUMNS, *SCREEN_COLUMNS}
+    if not isinstance(layout, Mapping) or {*layout} not in known:
+        more = ", ".join(SCREEN_COLUMNS)
+        raise AnnotationError(
+            f"layout: wanted {', '.join(LAYOUT_COLUMNS)}, and all or none of {more}"
+        )
     kind, places = layout["layout"], [layout["left_at"], layout["right_at"]]
     known = LAYOUTS.get(kind) if isinstance(kind, str) else None
     if known is None or not all(isinstance(one, str) for one in places):
         raise AnnotationError(f"layout: wanted one of {', '.join(LAYOUTS)}, and two places")
     if sorted(places) != sorted(known):
         raise AnnotationError(f"layout {kind}: wanted the places {' and '.join(known)}")
-    for name in ("viewport_width", "viewport_height"):
-        if type(layout[name]) not in (int, float) or not 0 < layout[name] <= 100_000:
-            raise AnnotationError(f"{name}: wanted pixels above 0, 100,000 at most")
+    for name in ("viewport_width", "viewport_height", *SCREEN_COLUMNS[:-1]):
+        value = layout.get(name, 1)
+        if type(value) not in (int, float) or not 0 < value <= 100_000:
+            raise AnnotationError(f"{name}: wanted a number above 0, 100,000 at most")
+    used = layout.get("input", "")
+    if not isinstance(used, str) or not {*used.split()} <= {*INPUTS}:
+        raise AnnotationError(f"input: wanted some of {', '.join(INPUTS)} in the layout")
     return dict(layout)
 
 # %% ../../nbs/lib/people/02_tables.ipynb #acbe1f8a
 TABLE = ("image", "subject", "trial", "kind", "pair", "source", "question", "left", "choice")
 TABLE += ("correct", "width", "height", "strokes", "rle", "covered", "seconds", "number")
-TABLE += ("answered", "excluded", "layout", "place", "viewport")
+TABLE += ("answered", "excluded", "layout", "place", "viewport", "screen")
 ASKED = ("pair", "practice", "attention")  # kinds that ask which picture is which
 
 # %% ../../nbs/lib/people/02_tables.ipynb #287bb286
@@ -297,7 +315,7 @@ def as_table(
     untold = table["kind"].isin(ASKED) & table["layout"].fillna("").eq("")
     table["layout"] = table["layout"].where(~untold, UNKNOWN)
     kinds = {"seconds": float, "answered": float, "covered": float, "number": int}
-    kinds |= dict.fromkeys(("layout", "place", "viewport"), "str")
+    kinds |= dict.fromkeys(("layout", "place", "viewport", "screen"), "str")
     return table[list(TABLE)].astype(kinds)
 
 # %% ../../nbs/lib/people/02_tables.ipynb #8f6260a4
@@ -306,7 +324,7 @@ ANNOTATION_KINDS = (*MAPPED, "practice", "attention")  # of trials, and of marks
 # %% ../../nbs/lib/people/02_tables.ipynb #5a8fa801
 def with_place(
     rows: pd.DataFrame,  # of the query of `annotations`
-) -> pd.DataFrame:  # with `place` and `viewport`; "" where no layout is known
+) -> pd.DataFrame:  # with `place`, `viewport` and `screen`; "" where it is not known
     "Where each picture stood."
     is_left = (rows["image"] == rows["authentic"]) == (rows["left"] == "authentic")
     rows["place"] = rows["left_at"].where(is_left, rows["right_at"]).fillna("")
@@ -315,6 +333,9 @@ def with_place(
     known = rows["layout"].notna()
     rows["viewport"] = (width + "x" + height).where(known, "")
     rows["layout"] = rows["layout"].where(known, "")
+    told = zip(*(rows[name] for name in SCREEN_COLUMNS), strict=True)
+    words = [f"{w:.0f} px at {r:g}, {i}" if pd.notna(w) else "" for w, r, i in told]
+    rows["screen"] = [text.removesuffix(", ") for text in words]
     return rows
 
 # %% ../../nbs/lib/people/02_tables.ipynb #ecfb9401

@@ -101,6 +101,7 @@ class Picture {
     if (this.board.isFull(this.number)) return;
     const { radius, erase } = this.board;
     this.pen = { points: [point], radius: tidy(radius * this.width), erase };
+    this.board.inputs.add(this.cursor ? "keyboard" : this.kind);
     this.draw();
   }
 
@@ -138,6 +139,7 @@ class Picture {
     }
     this.lift();
     this.pointer = event.pointerId;
+    this.kind = ["mouse", "pen", "touch"].includes(event.pointerType) ? event.pointerType : "mouse";
     this.begin(this.place(event));
     this.show(event);
   }
@@ -240,7 +242,7 @@ class Picture {
 export class Board {
   // radius: of the brush, as a share of the picture's width; strokes: one list a picture
   constructor(element, { pictures, strokes = [], radius = 0.06, onChange = () => {} }) {
-    Object.assign(this, { radius, onChange, erase: false, zoom: 1, locked: false, undone: [], pen: false });
+    Object.assign(this, { radius, onChange, erase: false, zoom: 1, locked: false, undone: [], pen: false, inputs: new Set() });
     this.before = pictures.map((_, i) => strokes[i] || []); // what was there when the board was made
     this.history = [];
     this.started = performance.now();

@@ -160,7 +160,9 @@ function choices(board, question, onChoice) {
 
 function layout(board) { // as the server stores it with the answer
   const kind = board.layout(), [left_at, right_at] = PLACES[kind];
-  return { layout: kind, left_at, right_at, viewport_width: window.innerWidth, viewport_height: window.innerHeight };
+  const view = { viewport_width: window.innerWidth, viewport_height: window.innerHeight };
+  const picture_width = board.pictures[0].view.clientWidth, input = [...board.inputs].sort().join(" ");
+  return { layout: kind, left_at, right_at, ...view, picture_width, device_pixel_ratio: window.devicePixelRatio, input };
 }
 
 // Whether paint is left on a picture: what was painted may have been rubbed out again.
