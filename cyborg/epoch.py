@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from .cache import open_cache
 from .cam import ATTENTIONS, MAPS, maps_of
-from .data import Batch, ImageDataset
+from .data import Batch, ImageDataset, on_device, own_rows
 from .grids import open_maps
 from .guidance import guided_loss, time_weights
 from .loss import LossParts, dynamic_alpha, weighted_sum
@@ -116,6 +116,7 @@ def make_datasets(
             seed=config.seed,
             cache=open_cache(part, network.size),
             map_resize="pil" if "map_resize" in config.quirk_names else "area",
+            raw=True,
         )
         if config.maps == "label":
             dataset.set_maps(label_masks(dataset.manifest.labels, network.map_size), True)
@@ -153,7 +154,7 @@ class Sums:
         n = len(labels)
         right = (output.logits.argmax(1) == labels).sum()
         row = [parts.total * n, parts.classification * n, parts.saliency * n]
-        row += [right, parts.flat_model, parts.flat_human, torch.tensor(n, device=labels.device)]
+        row += [right, parts.flat_model, parts.flat_human, labels.new_full((), n)]
         added = torch.stack([value.detach().double() for value in row])
         self.parts = self.parts.to(added.device) + added
         if keep_scores:
@@ -162,7 +163,7 @@ class Sums:
 
     def row(self, split: str) -> dict[str, float]:  # by column of history.csv
         "Means over the images seen, of all processes together."
-        sums = torch.stack([t.cpu() for t in gather_object([self.parts])]).sum(0)
+        sums = torch.stack(gather_object([self.parts.cpu()])).sum(0)
         loss, classification, saliency, right, flat_model, flat_human, n = sums.tolist()
         # In validation a saliency part that is none costs nothing: weights are chosen by accuracy.
         if not np.isfinite(loss if split == "train" else classification):
@@ -180,8 +181,8 @@ class Sums:
         row = {f"{split}_{name}": value for name, value in means.items()}
         if split == "train":
             return row | {"flat_model": int(flat_model), "flat_human": int(flat_human)}
-        scores = torch.cat([t.cpu() for t in gather_object(self.scores)]).numpy()
-        labels = torch.cat([t.cpu() for t in gather_object(self.labels)]).numpy()
+        scores = torch.cat(gather_object([t.cpu() for t in self.scores])).numpy()
+        labels = torch.cat(gather_object([t.cpu() for t in self.labels])).numpy()
         return row | {"val_auc": _auc(labels, scores)}
 
 # %% ../nbs/lib/15_epoch.ipynb #cf2b1bc3
@@ -195,14 +196,17 @@ def _auc(labels, scores) -> float:  # NaN when a class is absent
 
 def batch_share(
     whole: Batch,
+    network: Network,  # bare, for its mean and std
     accelerator: Accelerator,
 ) -> tuple[Batch, int]:  # images on the process's device, and how many of them count
     "This process's images; one without any computes on one of another's, which does not count."
-    own = slice(accelerator.process_index, None, accelerator.num_processes)
-    n = len(whole.label[own])
-    own = own if n else slice(1)  # all processes take a step, or the others wait for ever
-    batch = Batch(*(t[own].to(accelerator.device, non_blocking=True) for t in whole))
-    return batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last)), n
+    rank, of, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    own = own_rows(len(whole.label), rank, of)  # all take a step, or the others wait for ever
+    n = len(range(rank, len(whole.label), of))
+    # A data set with a `share` has decoded no more than that.
+    image = whole.image if len(whole.image) < len(whole.label) else whole.image[own]
+    rest = (t[own].to(device, non_blocking=True) for t in whole[1:])
+    return Batch(on_device(image, network.mean, network.std, device), *rest), n
 
 # %% ../nbs/lib/15_epoch.ipynb #4bed61d4
 def image_weights(
@@ -342,11 +346,12 @@ def run_epoch(
     bare = accelerator.unwrap_model(network)
     network.train(optimizer is not None)
     sums, by_image, quirks = Sums(), MAPS[config.kind].of_images, config.quirk_names
+    weights = None if weights is None else weights.to(accelerator.device)  # once: a step would wait
     if "last_batch" in quirks and optimizer:
         batches = split_last(batches, config.batch_size)
     with torch.set_grad_enabled(optimizer is not None or by_image):
         for whole in batches:
-            batch, n = batch_share(whole, accelerator)
+            batch, n = batch_share(whole, bare, accelerator)
             batch.image.requires_grad_(by_image)
             with (
                 torch.autocast(accelerator.device.type, torch.bfloat16, precision == "bf16"),
@@ -354,7 +359,7 @@ def run_epoch(
                 differentiable_twice() if by_image else nullcontext(),
             ):
                 output = quirky_output(network, bare, batch.image, quirks)
-            own = None if weights is None else weights.to(batch.label.device)[batch.index]
+            own = None if weights is None else weights[batch.index]
             parts = batch_loss(bare, output, batch, config, own, bool(whole.has_map.any()))
             # Processes average their gradients, so uneven parts of a batch are weighted.
             part = n * accelerator.num_processes / len(whole.label)

@@ -105,11 +105,14 @@ def new_record(
     precision: tuple[str, str],  # of `choose_precision`
     device: torch.device,
     seen: Iterable[str] = (),  # sources that a setting says were trained on
+    processes: int = 1,  # that train together
 ) -> dict[str, Any]:  # of what JSON can hold
     "What config.json says of a run that begins now."
     origin = provenance(manifest, warnings, settings.get("synthetic", ""), seen)
     resolved = {"precision": precision[0], "reason": precision[1], "device": str(device)}
-    session = {"first_epoch": 1, "last_epoch": None, **resolved}
+    session = {"first_epoch": 1, "last_epoch": None, **resolved, "processes": processes}
+    if processes > 1:
+        session["batch_norm"] = "over the images of all processes"  # see `epoch`
     session |= {name: origin[name] for name in _OF_SESSION}
     record = {"settings": settings, "resolved": resolved, "provenance": origin}
     return json.loads(json.dumps(record | {"sessions": [session]}))
@@ -136,7 +139,7 @@ def run_codes(
 
 # Where a run is computed does not change what is computed; the order of the classes is in the
 # digest of the manifest, whoever stated it.
-_NOT_COMPARED = {"runs", "name", "root", "synthetic", "manifest", "workers", "device"}
+_NOT_COMPARED = {"runs", "name", "root", "synthetic", "manifest", "workers", "device", "processes"}
 _NOT_COMPARED |= {"seen", "counterparts", "cache", "tracker"}  # they change no weight
 
 
@@ -395,6 +398,10 @@ def join_run(
                     f"warning: epochs up to {state.epoch} were computed with {told}; a study does "
                     "not pool this run unless asked (mixed)"
                 )
+        if (was := before[-1].get("processes", 1)) != now["processes"]:
+            accelerator.print(
+                f"{was} processes up to epoch {state.epoch}, {now['processes']} from now on"
+            )
         sessions = [*before, {**now, "first_epoch": state.epoch + 1}]
         state.record = {**state.record, "sessions": sessions}
     if accelerator.is_main_process:

@@ -82,6 +82,7 @@ class RunConfig:
     device: str = "auto"  # auto: a GPU if there is one; cpu
     workers: int = 0  # processes that load images
     tracker: str = "none"  # or tensorboard, mlflow, wandb: who is told of each epoch, too
+    processes: int = 1  # that train a run together on this machine, each on a GPU of its own
 
     def __post_init__(self):
         _check_types(self)
@@ -165,6 +166,7 @@ _RANGES: dict[str, tuple[Callable, str]] = {
     "lr_step": (lambda v: v >= 1, "at least 1"),
     "size": (lambda v: v >= 0, "at least 0"),
     "workers": (lambda v: v >= 0, "at least 0"),
+    "processes": (lambda v: v >= 1, "at least 1"),
     "seed": (lambda v: v >= 0, "at least 0"),
     "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "lr_gamma": (lambda v: 0 < v <= 1, "above 0, at most 1"),

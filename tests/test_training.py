@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -346,34 +345,30 @@ def shared_steps(name: str) -> dict:
 
 
 PROCESS = """
-import json, sys, torch
+import json, os, sys, torch
+from pathlib import Path
 from test_training import SHARED_BATCHES, shared_steps
 from cyborg.training import run_config, train
 train(run_config(json.loads(sys.argv[1])))
-torch.save({name: shared_steps(name) for name in SHARED_BATCHES}, sys.argv[2])
+told = {name: shared_steps(name) for name in SHARED_BATCHES}
+torch.save(told, Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
 """
 
 
 def in_two_processes(*words: str, folder: Path) -> None:
-    "As `torchrun --nproc_per_node 2` starts them."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    "A script of one's own, started by `torchrun --nproc_per_node 2`."
+    (folder / "script.py").write_text(PROCESS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     places = [str(Path(cyborg.__file__).parents[1]), str(Path(__file__).parent)]
-    common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
-    pair = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, *words, str(folder / f"{rank}.pt")],
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], "\n".join(errors)[-4000:]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
+    done = subprocess.run(
+        [*launch, str(folder / "script.py"), *words, str(folder)],
+        env=os.environ | own,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 OF_TWO = {"arch": "test_resnet", "batch_size": 5, "epochs": 1}

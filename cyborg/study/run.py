@@ -74,17 +74,39 @@ def visible_gpus() -> tuple[str, ...]:
     listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return tuple(listed or map(str, range(torch.cuda.device_count())))
 
+# %% ../../nbs/lib/study/04_run.ipynb #773c3a2f
+def _of_runs(
+    devices: tuple[str, ...],  # GPUs
+    each: int,  # that a run takes
+) -> tuple[str, ...]:  # of each run at a time, as CUDA_VISIBLE_DEVICES names them
+    "GPUs in groups; what is left over stays idle."
+    if 0 < len(devices) < each:
+        raise StudyError(f"processes is {each}, but {len(devices)} GPUs can be seen")
+    starts = range(0, len(devices) - each + 1, each)
+    return tuple(",".join(devices[i : i + each]) for i in starts)
+
+
+def _gpus_for(study: Study) -> tuple[str, ...]:
+    "The GPUs of this machine that a study may use."
+    return () if study.settings.get("device") == "cpu" else visible_gpus()
+
+
+def _processes(study: Study) -> int:
+    "The most processes that train a run of a study together."
+    return max(run.config.processes for run in study_runs(study))
+
 # %% ../../nbs/lib/study/04_run.ipynb #f3440746
 @contextmanager
 def local_cluster(
     workers: int = 0,  # runs at a time; 0: one a GPU, otherwise one for every `threads` cores
     threads: int = 0,  # of each run; 0: one, or an equal share of the cores with GPUs
     gpus: bool = True,  # whether runs may use them
+    each: int = 1,  # processes of a run, each on a GPU of its own
 ) -> Iterator[Cluster]:
     "A cluster on this machine, which ends with this process."
-    devices = visible_gpus() if gpus else ()
+    devices = _of_runs(visible_gpus() if gpus else (), each)
     cores = usable_cores()
-    threads = threads or (max(1, cores // (workers or len(devices))) if devices else 1)
+    threads = threads or (max(1, cores // (workers or len(devices))) if devices else each)
     workers = workers or len(devices) or max(1, cores // threads)
     if devices:
         devices = tuple(devices[i % len(devices)] for i in range(workers))
@@ -112,6 +134,7 @@ TIMEOUT = "15s"  # for a scheduler to answer
 def remote_cluster(
     address: str,  # of a scheduler, tcp://HOST:8786
     threads: int = 0,  # of each run; 0: its worker's cores
+    each: int = 1,  # processes of a run, each on a GPU of its own
 ) -> Iterator[Cluster]:
     "The workers of a running scheduler."
     try:
@@ -124,7 +147,7 @@ def remote_cluster(
     with client:
         workers = client.scheduler_info()["workers"].values()
         gpus = any("GPU" in worker.get("resources", {}) for worker in workers)
-        yield Cluster(client, threads, (), {"GPU": 1} if gpus else {})
+        yield Cluster(client, threads, (), {"GPU": each} if gpus else {})
 
 
 @contextmanager
@@ -235,12 +258,13 @@ def _cluster(
     study: Study,
 ) -> AbstractContextManager[Cluster]:
     "The workers that are asked for."
+    each = _processes(study)
     if cluster is None:
-        return local_cluster(workers, threads, gpus=study.settings.get("device") != "cpu")
+        return local_cluster(workers, threads, bool(_gpus_for(study)), each)
     return (
         slurm_cluster(workers or 1, threads)
         if cluster == "slurm"
-        else remote_cluster(cluster, threads)
+        else remote_cluster(cluster, threads, each)
     )
 
 # %% ../../nbs/lib/study/04_run.ipynb #2db91f01
@@ -283,7 +307,7 @@ def run_study(
     tell = tell or partial(print, flush=True)
     if checked is None:
         checked = checked_study(study, trusted, dry=False)
-        for text in room_needed(study, checked, _slots(workers, threads)):
+        for text in room_needed(study, checked, _slots(workers, threads, study)):
             tell(text)
     for text in checked.warnings:
         tell(f"warning: {text}")
@@ -373,9 +397,11 @@ def main(
         raise SystemExit("not all runs are finished; start again to go on")
 
 # %% ../../nbs/lib/study/04_run.ipynb #0ad0963d
-def _slots(workers: int, threads: int) -> int:
+def _slots(workers: int, threads: int, study: Study) -> int:
     "Runs at a time on this machine."
-    return workers or len(visible_gpus()) or max(1, usable_cores() // (threads or 1))
+    each = _processes(study)
+    devices = _of_runs(_gpus_for(study), each)
+    return workers or len(devices) or max(1, usable_cores() // (threads or each))
 
 
 def _announced(
@@ -390,7 +416,7 @@ def _announced(
     checked = checked_study(study, trusted, dry)
     seconds = estimate(study, threads or 1, checked.manifests)
     todo = seconds[plan(study)["state"] != "finished"].sum()
-    slots = _slots(workers, threads)
+    slots = _slots(workers, threads, study)
     words = f"about {span(todo / slots)}, {slots} at a time"
     print(f"{len(seconds)} runs in {study.folder}; {words}", flush=True)
     for path, manifest in checked.manifests.items() if dry else ():
