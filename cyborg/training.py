@@ -7,20 +7,11 @@ __all__ = ['HUB_NAME', 'train', 'Run', 'from_hub', 'load_run']
 
 # %% ../nbs/lib/18_training.ipynb #2ed42153
 import dataclasses
-import re
-import json
-import logging
 import os
-import pickle
-import subprocess
-import sys
+import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from signal import SIGTERM, Signals
-from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +32,7 @@ from cyborg.epoch import (
 from .files import DamagedError, require_bool
 from .front import handed_on
 from .grids import TRAINING_MAPS, human_map_means
+from .launch import together
 from .manifest import parse_protocol
 from .models import Network
 from .others.attention import Templates
@@ -193,84 +185,10 @@ def _train_in(
     with tracking(config, record["settings"], draw, accelerator) as told:
         fit(state, loaders, config, run, save, report, accelerator, [*told, *callbacks])
 
-# %% ../nbs/lib/18_training.ipynb #fb478f9a
-def _end_with(parent: int) -> None:
-    "End this process when the one that started it is gone."
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(128 + SIGTERM)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _worker() -> None:
-    "One of the processes: argv holds its parent's number and what to train."
-    _end_with(int(sys.argv[1]))
-    order, rank = Path(sys.argv[2]), int(os.environ["RANK"])
-    if rank:  # what all have to say is said once
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    told = json.loads(order.read_text())
-    try:
-        train(run_config(told["settings"]), overwrite=told["overwrite"])
-    except Exception as error:  # whatever it is, it is raised where `train` was called
-        words = f"{type(error).__name__}: {error}"
-        held = pickle.dumps((words, pickle.dumps(error)))
-        order.with_name(f"error-{rank}").write_bytes(held)
-        raise SystemExit(1) from None
-
-
-def _launcher() -> None:
-    "torch's launcher: argv holds its parent's number, what to train and the number of processes."
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    _end_with(int(sys.argv[1]))
-    logging.disable(logging.CRITICAL)
-    here = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
-    how = LaunchConfig(1, 1, int(sys.argv[3]), run_id=uuid.uuid4().hex, max_restarts=0, **here)
-    code = "from cyborg.training import _worker; _worker()"
-    try:
-        elastic_launch(how, sys.executable)("-c", code, str(os.getpid()), sys.argv[2])
-    except ChildFailedError as error:
-        ended = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        Path(sys.argv[2]).with_name("ended.json").write_text(json.dumps(ended))
-        raise SystemExit(1) from None
-    except SignalException:  # it was asked to end, and has ended the others
-        raise SystemExit(1) from None
-
-# %% ../nbs/lib/18_training.ipynb #e3242554
-def _ended(child: subprocess.Popen) -> None:
-    "End the launcher, and with it the processes: in peace, or else by force."
-    child.terminate()
-    try:
-        child.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-# %% ../nbs/lib/18_training.ipynb #26b6fa72
-def _what_went_wrong(
-    place: Path,  # where the processes left it
-    config: RunConfig,
-) -> Exception:  # to be raised
-    "The error of the process that failed first, or which was killed."
-    ended, stays = {}, f"what is in {config.folder} stays, and the same settings go on from there"
-    if (path := place / "ended.json").is_file():
-        ended = {int(rank): code for rank, code in json.loads(path.read_text()).items()}
-    for rank, code in ended.items():
-        if code < 0 and code != -SIGTERM:  # by which the others are stopped
-            name = f"process {rank + 1} of {config.processes} was ended by {Signals(-code).name}"
-            return ChildProcessError(f"{name}, so all were stopped; {stays}")
-    for path in sorted(place.glob("error-*"), key=lambda path: path.stat().st_mtime_ns):
-        words, held = pickle.loads(path.read_bytes())
-        try:
-            return pickle.loads(held)
-        except (TypeError, AttributeError):  # an error that is made of more than its words
-            return RuntimeError(words)
-    return ChildProcessError(f"the {config.processes} processes ended without a word; {stays}")
+# %% ../nbs/lib/18_training.ipynb #1eabfb62
+def _ordered(order: Mapping[str, Any]) -> None:
+    "`train` in one of several processes."
+    train(run_config(order["settings"]), overwrite=order["overwrite"])
 
 
 def _epochs_written(folder: Path) -> int:
@@ -284,39 +202,24 @@ def _train_together(
     callbacks: Iterable[Callable[[pd.DataFrame], None]],
     overwrite: bool,
 ) -> Path:  # the run folder
-    "`train` in processes of their own, which end with this one; what they print is printed here."
+    "`train` in processes of their own."
     gpus = torch.cuda.device_count() if config.device != "cpu" else 0
     if 0 < gpus < config.processes:
         raise SettingsError(f"processes is {config.processes}, but {gpus} GPUs can be seen")
-    threads = str(max(1, torch.get_num_threads() // config.processes))
     done = _epochs_written(config.folder)
-    with TemporaryDirectory() as place:
-        order = Path(place) / "order.json"
-        told = {"settings": dataclasses.asdict(config), "overwrite": overwrite}
-        order.write_text(json.dumps(told))
-        code = "from cyborg.training import _launcher; _launcher()"
-        command = [sys.executable, "-c", code, str(os.getpid()), order, str(config.processes)]
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-            start_new_session=True,  # a key that interrupts is for this process
-        )
-        try:
-            for line in child.stdout:
-                print(line, end="", flush=True)
-                if _epochs_written(config.folder) != done:
-                    done = _epochs_written(config.folder)
-                    for callback in callbacks if done else ():
-                        callback(read_history(config.folder))
-            status = child.wait()
-        finally:
-            _ended(child)
-            child.stdout.close()
-        if status:
-            raise _what_went_wrong(Path(place), config)
+
+    def heard() -> None:
+        nonlocal done
+        if (now := _epochs_written(config.folder)) != done:
+            done = now
+            for callback in callbacks if done else ():
+                callback(read_history(config.folder))
+
+    code = "from cyborg.launch import take_part; from cyborg.training import _ordered\n"
+    order = {"settings": dataclasses.asdict(config), "overwrite": overwrite}
+    threads = max(1, torch.get_num_threads() // config.processes)
+    remedy = f"what is in {config.folder} stays, and the same settings go on from there"
+    together(code + "take_part(_ordered)", order, config.processes, threads, heard, remedy)
     return config.folder
 
 # %% ../nbs/lib/18_training.ipynb #8f81fb04
