@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['check_tracker', 'tracking']
 
-# %% ../nbs/lib/17_tracking.ipynb #75f2bc4b
+# %% ../nbs/lib/17_tracking.ipynb #2822aab5
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def maps_picture(
 ) -> np.ndarray:  # (rows x S, 3 x S, 3) uint8: image, human map, model map
     "What people marked and where the network looks, for the first images with a map."
     rows = np.flatnonzero(dataset.has_map) if dataset.has_map.any() else np.arange(len(dataset))
-    batch = dataset.__getitems__(rows[:SHOWN].tolist())
+    plain = copy(dataset)  # that of training gives bytes, and of several processes each its share
+    plain.raw, plain.share = False, (0, 1)
+    batch = plain.__getitems__(rows[:SHOWN].tolist())
     modes = [(module, module.training) for module in network.modules()]
     output = network.eval()(batch.image.to(device))
     for module, mode in modes:
