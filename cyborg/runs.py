@@ -398,10 +398,9 @@ def join_run(
                     f"warning: epochs up to {state.epoch} were computed with {told}; a study does "
                     "not pool this run unless asked (mixed)"
                 )
-        if (was := before[-1].get("processes", 1)) != now["processes"]:
-            accelerator.print(
-                f"{was} processes up to epoch {state.epoch}, {now['processes']} from now on"
-            )
+        was, are = (session.get("processes", 1) for session in (before[-1], now))
+        if was != are:
+            accelerator.print(f"processes up to epoch {state.epoch}: {was}, from now on: {are}")
         sessions = [*before, {**now, "first_epoch": state.epoch + 1}]
         state.record = {**state.record, "sessions": sessions}
     if accelerator.is_main_process:

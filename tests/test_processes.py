@@ -113,7 +113,7 @@ def test_another_number_of_processes_goes_on_with_a_run(faces, alone, tmp_path, 
     sessions = run_sessions(load_run(folder).record)
     assert [s["processes"] for s in sessions] == [1, 2]
     assert [(s["first_epoch"], s["last_epoch"]) for s in sessions] == [(1, 1), (2, 2)]
-    assert "1 processes up to epoch 1, 2 from now on" in capfd.readouterr().out
+    assert "processes up to epoch 1: 1, from now on: 2" in capfd.readouterr().out
 
 
 def test_what_a_process_refuses_is_raised_here(faces, alone):  # noqa: F811
