@@ -33,6 +33,7 @@ CORRIDOR = [
         "runs",
         "tracking",
         "trial",
+        "launch",
         "training",
         "predictions",
         "measure.auc",
