@@ -1,17 +1,39 @@
 """Install cyborg; every name, version and requirement is read from settings.ini."""
 
 import shlex
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 
+
+class WithNotebooks(build_py):
+    """The build of a wheel, which puts the notebooks to use and the study files into the package.
+
+    They stay in nbs/ otherwise: an installation with -e finds them there.
+    """
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        source = here / settings["nbs_path"]
+        target = Path(self.build_lib) / settings["lib_path"] / "_notebooks"
+        for path in (*source.glob("*.ipynb"), *source.glob("studies/*.yaml")):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
 setup(
+    cmdclass={"build_py": WithNotebooks},
     name=settings["lib_name"],
     version=settings["version"],
     description=settings["description"],

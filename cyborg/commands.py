@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['study_command', 'compare_command', 'score_command', 'export_command', 'annotate_command', 'import_command',
-           'papermill', 'cyborg_command', 'check_command', 'parameters_since']
+           'papermill', 'notebook_command', 'cyborg_command', 'check_command', 'parameters_since']
 
-# %% ../nbs/lib/24_commands.ipynb #ce42634d
+# %% ../nbs/lib/24_commands.ipynb #b9d05a9d
 import ast
 import json
 import math
@@ -31,8 +31,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 
-import cyborg
-from .files import did_you_mean, runs_root
+from .files import NOTEBOOKS, did_you_mean, runs_root, shipped
 
 # %% ../nbs/lib/24_commands.ipynb #2f0dfb63
 def _add_option(
@@ -307,7 +306,6 @@ def explore_command() -> None:
         raise SystemExit(subprocess.call([sys.executable, "-m", "voila", folder, *sys.argv[1:]]))
 
 
-NOTEBOOKS = Path(cyborg.__file__).resolve().parent.parent / "nbs"
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": _notebook_command("train"),
     "study": study_command,
@@ -321,6 +319,20 @@ COMMANDS: dict[str, Callable[[], None]] = {
 }
 
 # %% ../nbs/lib/24_commands.ipynb #8ada07ce
+def notebook_command() -> None:
+    "The `cyborg-notebook` command: where a notebook or study file that comes with cyborg lies."
+    started("cyborg-notebook", _print_place, _REFUSED, *sys.argv[1:])
+
+
+def _print_place(name: str = "--help", *others: str) -> None:
+    if name in ("-h", "--help") or others:
+        files = (*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("studies/*.yaml"))
+        names = ", ".join(sorted(path.stem for path in files))
+        print(f"usage: cyborg-notebook NAME\n\nprints where it lies; NAME is one of {names}")
+    else:
+        print(shipped(name))
+
+
 def cyborg_command() -> None:
     "The `cyborg` command: the others by their word."
     word = sys.argv[1] if sys.argv[1:] else "--help"

@@ -25,9 +25,16 @@ import torch
 from distributed import Client, Future, LocalCluster, wait
 from filelock import FileLock, Timeout
 
-import cyborg
 from ..epoch import span
-from ..files import DamagedError, ManifestError, atomic_path, sweep_parts, usable_cores
+from cyborg.files import (
+    NOTEBOOKS,
+    DamagedError,
+    ManifestError,
+    atomic_path,
+    shipped,
+    sweep_parts,
+    usable_cores,
+)
 from ..findings import CHECKED
 from ..measure.measures import KEPT
 from ..models import NetworkError, WeightsError
@@ -56,7 +63,7 @@ from cyborg.study.grid import (
 from .runner import OUTCOME, REPORT, Outcome, execute_on_worker, write_outcome
 
 # %% ../../nbs/lib/study/04_run.ipynb #fbf31063
-NOTEBOOK = Path(cyborg.__file__).resolve().parent.parent / "nbs" / "train.ipynb"
+NOTEBOOK = NOTEBOOKS / "train.ipynb"
 
 # %% ../../nbs/lib/study/04_run.ipynb #12a61b4d
 class Cluster(NamedTuple):
@@ -363,7 +370,7 @@ REFUSED += (OSError,)
 
 
 def main(
-    file: str,  # study file
+    file: str,  # study file, or the name of one that comes with cyborg: quick, paper, ...
     workers: int = 0,  # runs at a time; 0: what the machine holds
     threads: int = 0,  # of each run; 0: one, or a share of the cores with GPUs
     scheduler: str = "",  # address of a Dask scheduler, or slurm; empty: this machine
@@ -374,7 +381,8 @@ def main(
     mixed: bool = False,  # pool runs that differ in code, data or settings, and mark them
 ) -> None:
     "Run a study, or go on with it, then collect its tables."
-    study, absent = without_missing(read_study(file))
+    there = Path(file).exists() or Path(file).suffix
+    study, absent = without_missing(read_study(file if there else shipped(file)))
     print(*(f"left out: {text}" for text in absent), sep="\n", end="\n" * bool(absent))
     print(overview(plan(study)).to_string())
     if not only_collect:

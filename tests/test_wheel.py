@@ -1,0 +1,154 @@
+"""What `pip install cyborg` brings to somebody who has no checkout.
+
+The wheel is installed without its requirements into an environment of its own, which finds those
+where this Python has them.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_training import write_faces
+
+ROOT = Path(__file__).parents[1]
+STUDY = """name: tiny
+manifest: faces/manifest.csv
+networks: [resnet18]
+scenarios: [classical, cyborg]
+settings: {weights: none, size: 40, epochs: 2, batch_size: 4, device: cpu}
+"""
+
+
+def run(*words, cwd: Path, **variables) -> subprocess.CompletedProcess:
+    "A command as a user types it, without this checkout on any path."
+    gone = ("PYTHONPATH", "CYBORG_DATA", "CYBORG_RUNS", "VIRTUAL_ENV")
+    environment = {k: v for k, v in os.environ.items() if k not in gone} | variables
+    return subprocess.run(
+        [*map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    "Built from a copy, since a build leaves folders behind."
+    copy = tmp_path_factory.mktemp("build") / "project"
+    leave = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_notebooks")
+    for name in ("cyborg", "nbs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=leave)
+    for name in ("setup.py", "settings.ini", "README.md", "MANIFEST.in"):
+        shutil.copy2(ROOT / name, copy / name)
+    words = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
+    done = run(sys.executable, "-m", *words, cwd=copy)
+    assert done.returncode == 0, done.stderr[-4000:]
+    [path] = (copy / "dist").glob("cyborg-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def commands(wheel, tmp_path_factory) -> Path:
+    "The folder of commands of an environment that holds the wheel."
+    folder = tmp_path_factory.mktemp("environment")
+    made = run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
+    assert made.returncode == 0, made.stderr
+    python = folder / "bin" / "python"
+    words = ["pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    done = run(sys.executable, "-m", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    [place] = (folder / "lib").glob("python*/site-packages")
+    # A path in a .pth file is looked through last, and .pth files in it are not read: the checkout
+    # that is installed there stays out of sight.
+    (place / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    "Where somebody works, with images of their own."
+    folder = tmp_path_factory.mktemp("somewhere")
+    (folder / "faces").mkdir()
+    write_faces(folder / "faces")
+    (folder / "tiny.yaml").write_text(STUDY)
+    return folder
+
+
+def test_wheel_holds_what_is_used_and_nothing_else(wheel):
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("cyborg/_notebooks/")}
+    here = [*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "studies").glob("*.yaml")]
+    wanted = {f"cyborg/_notebooks/{p.relative_to(ROOT / 'nbs').as_posix()}" for p in here}
+    assert names == wanted and len(wanted) >= 14
+
+
+def test_package_is_the_wheels(commands, place):
+    code = "import cyborg, sys; print(cyborg.__file__); print(cyborg.files.NOTEBOOKS)"
+    done = run(commands / "python", "-c", code.replace("sys", "cyborg.files"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    package, notebooks = map(Path, done.stdout.split())
+    assert package.is_relative_to(commands.parent)
+    assert notebooks == package.parent / "_notebooks"
+
+
+def test_two_epoch_study(commands, place):
+    done = run(commands / "cyborg-study", "tiny.yaml", "--no_audit", cwd=place)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    measures = pd.read_csv(place / "runs" / "tiny" / "measures.csv")
+    assert set(measures["scenario"]) == {"classical", "cyborg"}
+    histories = sorted((place / "runs" / "tiny").rglob("history.csv"))
+    assert [len(pd.read_csv(path)) for path in histories] == [2, 2]
+    [folder] = [p.parent for p in histories if "cyborg" in p.parent.name]
+    words = [folder, "faces/1.png", "faces/2.png", "-o", "scores.csv"]
+    scored = run(commands / "cyborg-score", *words, cwd=place)
+    assert scored.returncode == 0, scored.stderr[-3000:]
+    assert len(pd.read_csv(place / "scores.csv")) == 2
+
+
+def test_a_study_that_comes_with_it_is_found_by_name(commands, place):
+    where = run(commands / "cyborg-notebook", "quick", cwd=place)
+    assert Path(where.stdout.strip()).name == "quick.yaml"
+    assert Path(where.stdout.strip()).is_file()
+    wrong = run(commands / "cyborg-study", "quickk", "--dry_run", cwd=place)
+    assert wrong.returncode == 2
+    assert wrong.stderr.endswith("named 'quickk' (did you mean 'quick'?)\n")
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_notebook_is_found_and_takes_parameters(commands, place, direct):
+    notebook = run(commands / "cyborg-notebook", "train", cwd=place).stdout.strip()
+    first = [commands / "cyborg", "train"] if direct else [commands / "papermill", notebook]
+    out = f"out-{direct}.ipynb"
+    done = run(*first, out, "-p", "arch", "resnet18", "--prepare-only", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert 'arch = \\"resnet18\\"' in (place / out).read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("cyborg-import", "usage: cyborg-import KIND"),
+        ("cyborg-annotate", "usage: cyborg-annotate"),
+        ("cyborg-notebook", "human_study"),
+        ("cyborg-compare", "run folders"),
+    ],
+)
+def test_commands_start(commands, place, command, wanted):
+    done = run(commands / command, "--help", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert wanted in done.stdout
+
+
+def test_what_is_shipped_is_named_when_it_is_mistyped(commands, place):
+    done = run(commands / "cyborg-notebook", "trian", cwd=place)
+    assert done.returncode == 2
+    assert done.stderr.endswith("is named 'trian' (did you mean 'train'?)\n")
