@@ -281,10 +281,15 @@ def open_missing_streams() -> None:
 def papermill() -> None:
     "papermill's command line, with the output path filled in where only a notebook is named."
     open_missing_streams()
+    # A grammar of web addresses that jsonschema makes, where it can, in a second of every start.
+    sys.modules.setdefault("rfc3987_syntax", None)
     from papermill.cli import papermill as original  # reads the streams on import
 
+    from cyborg.terminal import QUIET, checked, shown
+
     command = copy(original)
-    command.callback = with_output(original.callback)
+    command.params = [*original.params, QUIET]
+    command.callback = checked(with_output(shown(original.callback)))
     command()
 
 # %% ../nbs/lib/24_commands.ipynb #931eb6d6

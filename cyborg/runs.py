@@ -415,7 +415,8 @@ def _make_folder(folder: Path) -> None:
         there = (place for place in (folder, *folder.parents) if os.path.lexists(place))
         raise FileExistsError(
             f"{next(there)} is a file, or a link that leads nowhere, where the run folder {folder} "
-            "should be; nothing was changed; give this run another name, or other runs"
+            "should be; nothing was changed; give this run another name (name=X), or another "
+            "folder of runs (runs=FOLDER)"
         ) from error
 
 
@@ -525,7 +526,8 @@ def _claim(
 def _refuse(folder: Path, what: str) -> None:
     "FileExistsError for a run folder."
     raise FileExistsError(
-        f"{folder} holds {what}; nothing was changed; give this run another name, or overwrite it"
+        f"{folder} holds {what}; nothing was changed; give this run another name (name=X), or "
+        "throw that one away (overwrite=True)"
     )
 
 # %% ../nbs/lib/16_runs.ipynb #92319043
@@ -592,13 +594,13 @@ def _clear(
         shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
         raise FileExistsError(
             f"{folder} holds {len(strange)} files that no run writes ({shown}); nothing was "
-            "removed; move them away, or give this run another name"
+            "removed; move them away, or give this run another name (name=X)"
         )
     known = sorted((at[0], name) for name, at in places.items() if at)
     if known and not _says_run(folder):
         raise FileExistsError(
             f"{folder} holds {known[0][1]}, but neither config.json nor last/checkpoint.pt says "
-            "that it is a run; nothing was removed; give this run another name"
+            "that it is a run; nothing was removed; give this run another name (name=X)"
         )
     for _, name in known:
         (folder / name).unlink()

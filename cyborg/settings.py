@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINED', 'AUTOENCODERS', 'TRACKING', 'SETTINGS', 'PRESETS', 'SettingsError', 'RunConfig', 'run_config',
-           'preset_config']
+           'preset_config', 'default_of', 'allowed']
 
 # %% ../nbs/lib/14_settings.ipynb #e290f64b
 import dataclasses
@@ -346,3 +346,22 @@ def preset_config(
     if config.name or preset in ("paper", "quick"):
         return config
     return dataclasses.replace(config, name=f"{config.folder.name}-{preset}")
+
+# %% ../nbs/lib/14_settings.ipynb #79d9fe6a
+def default_of(
+    name: str,  # of a setting
+    preset: str,  # a key of `PRESETS`
+) -> Any:
+    "What a preset takes where a setting is not given."
+    return PRESETS[preset].get(name, getattr(RunConfig, name, None))
+
+
+def allowed(
+    name: str,  # of a setting
+) -> str:  # empty where its type says all
+    "Range or choices of a setting, in words."
+    if name == "preset":
+        return f"one of {', '.join(PRESETS)}"
+    if name in _CHOICES:
+        return f"one of {', '.join(_CHOICES[name])}"
+    return _RANGES[name][1] if name in _RANGES else ""

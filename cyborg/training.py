@@ -132,6 +132,7 @@ def train(
         if not is_complete(folder, config.epochs):
             _train_in(folder, config, record, network, datasets, accelerator, callbacks)
         elif accelerator.is_main_process:
+            print(f"{folder} holds this run, finished; overwrite=True trains it anew")
             write_changed(folder / "config.json", json_text(restated(run_record(folder), record)))
     return folder
 

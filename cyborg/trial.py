@@ -183,8 +183,8 @@ def check_room(
     there = next(place for place in (runs, *runs.parents) if place.exists())
     if not os.access(there, os.W_OK):
         raise PermissionError(
-            f"runs folder {runs} cannot be written to ({there}); choose another by the "
-            "setting runs or the environment variable CYBORG_RUNS"
+            f"runs folder {runs} cannot be written to ({there}); choose another by "
+            "runs=FOLDER or the environment variable CYBORG_RUNS"
         )
     size = network_bytes(network)
     run = run_bytes(config, len(manifest), size)

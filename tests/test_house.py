@@ -60,7 +60,7 @@ WINGS = {  # a wing: the wings it sees
     "report": ("measure", "others", "prepare"),
     "explore": ("measure", "people", "others", "study", "prepare"),
 }
-FREE = {"commands"}  # entry points, which import what they start
+FREE = {"commands", "terminal"}  # entry points, which import what they start
 
 
 def modules() -> dict[str, Path]:
