@@ -104,13 +104,18 @@ def started(
         raise refusal(name, error) from error
 
 
+def _first_line(function: Callable[..., Any]) -> str:
+    "What a function does, without what its parameters are."
+    return (function.__doc__ or "").partition("\n")[0]
+
+
 def run_command(
     name: str,  # as it is typed
     function: Callable[..., Any],  # its parameters are the options
     errors: tuple[type[Exception], ...] = _REFUSED,
 ) -> None:
     "A command, from the words after its name."
-    parser = add_options(ArgumentParser(name, description=function.__doc__), function)
+    parser = add_options(ArgumentParser(name, description=_first_line(function)), function)
     options = vars(parser.parse_args(sys.argv[1:]))
     several = [n for n, p in signature(function).parameters.items() if p.kind is p.VAR_POSITIONAL]
     arguments = [word for name in several for word in options.pop(name)]
@@ -161,7 +166,8 @@ def import_command() -> None:
         del sys.argv[1]
         run_command(f"cyborg-import {kind}", importing(kind))
         return
-    kinds = "".join(f"  {name:14} {f.__doc__.split(';')[0]}\n" for name, f in IMPORTERS.items())
+    told = {name: _first_line(importer).partition(";")[0] for name, importer in IMPORTERS.items()}
+    kinds = "".join(f"  {name:14} {text}\n" for name, text in told.items())
     usage = f"usage: cyborg-import KIND ... -o faces.csv\n\n{kinds}\n"
     usage += "cyborg-import KIND --help says what each takes"
     if kind not in ("-h", "--help"):

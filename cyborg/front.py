@@ -10,7 +10,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
 # %% ../nbs/lib/25_front.ipynb #6d819103
@@ -21,8 +23,10 @@ NAMES = {
     "make_demo": "demo",
     "human_maps": "marks",
     "agreement": "saliency",
+    "resize_map": "saliency",
     "model_map": "cam",
     "make_network": "models",
+    "Output": "models",
     "cyborg_loss": "loss",
     "guided_loss": "guidance",
     "RunConfig": "settings",
@@ -137,3 +141,53 @@ class Moved:
 
     def exec_module(self, module: ModuleType) -> None:
         "Nothing: names are looked up when they are asked for."
+
+# %% ../nbs/lib/25_front.ipynb #c072e209
+_COMPILED = ".documented.pyc"
+_WRITTEN = (Path(__file__).parent / "_notebooks").is_dir()  # a wheel: setup.py did it
+
+
+def _public(module: ModuleType) -> list[str]:
+    "Names that a module offers; of a package its modules."
+    if hasattr(module, "__path__"):
+        return [found.name for found in iter_modules(module.__path__)]
+    return [*getattr(module, "__all__", ())]
+
+
+class Explained(SourceFileLoader):
+    "Loads a module of this package."
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        module.__dir__ = lambda: _public(module)
+
+    def source_to_code(self, data, path, *, _optimize=-1):
+        if _WRITTEN or self.name == "cyborg.docstrings":
+            return super().source_to_code(data, path, _optimize=_optimize)
+        from cyborg.docstrings import documented
+
+        tree = documented(bytes(data).decode("utf-8"))
+        return super().source_to_code(tree, path, _optimize=_optimize)
+
+    def _own(self, path: str) -> str:
+        "Where the compiled module is kept: not where those without this loader look."
+        return path if _WRITTEN or path[-4:] != ".pyc" else path[:-4] + _COMPILED
+
+    def get_data(self, path: str) -> bytes:
+        return super().get_data(self._own(path))
+
+    def set_data(self, path, data, *, _mode=0o666) -> None:
+        super().set_data(self._own(path), data, _mode=_mode)
+
+
+class Explaining:
+    "Finds the modules of this package."
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None) -> ModuleSpec | None:
+        if not name.startswith("cyborg."):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec and type(spec.loader) is SourceFileLoader:
+            spec.loader = Explained(spec.loader.name, spec.loader.path)
+        return spec

@@ -194,8 +194,11 @@ def loss_of_maps(
 ) -> LossParts:
     "Cross-entropy and a term of two maps; flat maps are counted, a flat human one says nothing."
     if human.shape != maps.shape:
+        size = tuple(maps.shape[1:])
+        resized = f"; torch.from_numpy(cyborg.resize_map(human, {size})) makes them so"
         raise ValueError(
             f"human has shape {tuple(human.shape)}, expected {tuple(maps.shape)} like the features"
+            + resized * (human.ndim == 3 and len(human) == len(maps))
         )
     human = human.to(maps.dtype)
     flat_human = has_map & is_flat_map(human) & needs_map & (not keeps_flat)

@@ -126,13 +126,14 @@ def train(
     accelerator.print("\n".join(told))
     datasets = make_datasets(manifest, network, config)
     with run_folder(config.folder, record, accelerator, overwrite) as folder:
+        if trained_rows(config):
+            accelerator.print(f"{folder} is finished; -p overwrite True trains it anew")
         if accelerator.is_main_process and not (folder / TRAINING_MAPS).is_file():
             means = human_map_means(manifest.split("train"), network.map_size)
             means.save(folder / TRAINING_MAPS)  # human ones, also where a control is trained on
         if not is_complete(folder, config.epochs):
             _train_in(folder, config, record, network, datasets, accelerator, callbacks)
         elif accelerator.is_main_process:
-            print(f"{folder} holds this run, finished; overwrite=True trains it anew")
             write_changed(folder / "config.json", json_text(restated(run_record(folder), record)))
     return folder
 

@@ -18,9 +18,10 @@ from test_training import write_faces
 
 ROOT = Path(__file__).parents[1]
 STUDY = """name: tiny
-manifest: faces/manifest.csv
+data: {faces: faces/manifest.csv}
 networks: [resnet18]
 scenarios: [classical, cyborg]
+seeds: 1
 settings: {weights: none, size: 40, epochs: 2, batch_size: 4, device: cpu}
 """
 
