@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -14,10 +15,15 @@ parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 
 
-class WithNotebooks(build_py):
-    """The build of a wheel, which puts the notebooks to use and the study files into the package.
+sys.path.insert(0, str(here))
+from cyborg.docstrings import written  # noqa: E402 - of this folder; it needs nothing installed
 
-    They stay in nbs/ otherwise: an installation with -e finds them there.
+
+class Complete(build_py):
+    """The build of a wheel: notebooks to use and study files come into the package, and what the
+    comments beside parameters say into its docstrings.
+
+    An installation with -e finds the ones in nbs/, and makes the others when it imports a module.
     """
 
     def run(self):
@@ -30,10 +36,12 @@ class WithNotebooks(build_py):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+        for path in target.parent.rglob("*.py"):
+            path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 setup(
-    cmdclass={"build_py": WithNotebooks},
+    cmdclass={"build_py": Complete},
     name=settings["lib_name"],
     version=settings["version"],
     description=settings["description"],

@@ -17,10 +17,31 @@ photographs to a manifest (`prepare`) and systems of others (`others`).
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from cyborg.front import NAMES, Explaining, Moved, loaded
 
 __version__ = "0.1.0"
+if TYPE_CHECKING:  # for editors, which do not run `__getattr__`
+    from cyborg.cam import model_map as model_map
+    from cyborg.demo import make_demo as make_demo
+    from cyborg.evaluation import predict as predict
+    from cyborg.explore.maps import MapExplorer as MapExplorer
+    from cyborg.explore.scoring import score as score
+    from cyborg.findings import validate as validate
+    from cyborg.guidance import guided_loss as guided_loss
+    from cyborg.loss import cyborg_loss as cyborg_loss
+    from cyborg.manifest import Manifest as Manifest, read_manifest as read_manifest
+    from cyborg.marks import human_maps as human_maps
+    from cyborg.measure.auc import auc_table as auc_table
+    from cyborg.models import Output as Output, make_network as make_network
+    from cyborg.predictions import read_predictions as read_predictions
+    from cyborg.report.tables import read_tables as read_tables
+    from cyborg.saliency import agreement as agreement, resize_map as resize_map
+    from cyborg.settings import RunConfig as RunConfig, preset_config as preset_config
+    from cyborg.study.collect import collect as collect
+    from cyborg.study.file import read_study as read_study
+    from cyborg.training import load_run as load_run, train as train
 sys.meta_path.insert(0, Explaining)
 sys.meta_path.append(Moved())
 

@@ -4,7 +4,9 @@ The wheel is installed without its requirements into an environment of its own, 
 where this Python has them.
 """
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from test_training import write_faces
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "nbs" / "docs" / "pages" / "guides" / "python.md"
 STUDY = """name: tiny
 data: {faces: faces/manifest.csv}
 networks: [resnet18]
@@ -26,7 +30,7 @@ settings: {weights: none, size: 40, epochs: 2, batch_size: 4, device: cpu}
 """
 
 
-def run(*words, cwd: Path, **variables) -> subprocess.CompletedProcess:
+def run(*words, cwd: Path, input: str = "", **variables) -> subprocess.CompletedProcess:
     "A command as a user types it, without this checkout on any path."
     gone = ("PYTHONPATH", "CYBORG_DATA", "CYBORG_RUNS", "VIRTUAL_ENV")
     environment = {k: v for k, v in os.environ.items() if k not in gone} | variables
@@ -37,7 +41,7 @@ def run(*words, cwd: Path, **variables) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         timeout=600,
-        stdin=subprocess.DEVNULL,
+        **({"input": input} if input else {"stdin": subprocess.DEVNULL}),
         check=False,
     )
 
@@ -113,6 +117,54 @@ def test_two_epoch_study(commands, place):
     scored = run(commands / "cyborg-score", *words, cwd=place)
     assert scored.returncode == 0, scored.stderr[-3000:]
     assert len(pd.read_csv(place / "scores.csv")) == 2
+
+
+PIECES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def studied(commands, place) -> Path:
+    "Where what the page speaks of has its names: a run, a study, a photograph."
+    if not (place / "runs" / "tiny" / "measures.csv").is_file():
+        done = run(commands / "cyborg-study", "tiny.yaml", "--no_audit", cwd=place)
+        assert done.returncode == 0, done.stderr[-3000:]
+    [folder] = [
+        path.parent
+        for path in (place / "runs" / "tiny").rglob("history.csv")
+        if "cyborg" in path.parent.name
+    ]
+    (place / "runs" / "demo-cyborg").symlink_to(folder)
+    (place / "runs" / "quick").symlink_to(place / "runs" / "tiny")
+    Image.open(place / "faces" / "1.png").save(place / "photo.jpg")
+    return place
+
+
+def test_page_of_python_has_four_short_pieces():
+    assert len(PIECES) == 4
+    for piece in PIECES:
+        assert len([line for line in piece.splitlines() if line.strip()]) <= 10
+
+
+def test_pieces_of_the_page_run_each_alone(commands, studied):
+    code = "import sys, json\nfor piece in json.load(sys.stdin): exec(piece, {})"
+    pieces = [piece.rstrip() for piece in PIECES]
+    lines = [piece.splitlines() for piece in pieces]
+    shown = ["\n".join([*p[:-1], f"print({p[-1].partition('  # ')[0]})"]) for p in lines[1:3]]
+    told = [pieces[0] + "\nprint(float(loss.total))", *shown, pieces[3]]
+    done = run(commands / "python", "-c", code, cwd=studied, input=json.dumps(told))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Image" in done.stdout and "macro" not in done.stderr
+    assert "classical" in done.stdout and "measures" in done.stdout
+
+
+def test_docstrings_of_the_wheel_are_in_its_files(commands, place):
+    """An editor reads them there, and nothing has to be made when a module is imported."""
+    code = "import cyborg.loss, pathlib; print(cyborg.loss.__file__); help(cyborg.loss.cyborg_loss)"
+    done = run(commands / "python", "-c", code, cwd=place)
+    path, _, page = done.stdout.partition("\n")
+    assert "(B,) bool, which images have one" in page
+    text = Path(path).read_text(encoding="utf-8")
+    assert "    has_map : torch.Tensor\n        (B,) bool, which images have one" in text
 
 
 def test_a_study_that_comes_with_it_is_found_by_name(commands, place):
