@@ -78,8 +78,7 @@ print("\r\x1b[K" * tty + f"[{time.monotonic() - start:4.0f} s, {files} files] pi
 endef
 export PROGRESS
 
-# --stdout-file - shows what the notebook prints: a line an epoch, with the time left.
-RUN := $(VENV)/bin/papermill nbs/train.ipynb --stdout-file - -r runs "$(CURDIR)/runs"
+RUN := $(VENV)/bin/papermill nbs/train.ipynb -r runs "$(CURDIR)/runs"
 
 train: venv
 	@$(PY) -c 'from cyborg.demo import make_demo; make_demo()'
@@ -99,8 +98,7 @@ systems: venv
 	@$(PY) experiments/systems/prepare.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/cyborg-study nbs/studies/systems.yaml
 	@echo; echo 'the report'
-	@$(VENV)/bin/papermill nbs/report.ipynb runs/systems/report.ipynb -p folder "$(CURDIR)/runs/systems" \
-	    --no-progress-bar --log-level ERROR
+	@$(VENV)/bin/papermill nbs/report.ipynb runs/systems/report.ipynb -p folder "$(CURDIR)/runs/systems" -q
 	@echo 'report:    runs/systems/report/report.html, with figures/ and tables/ beside it'
 
 study: export CYBORG_RUNS := $(CURDIR)/runs
@@ -108,7 +106,7 @@ study: export OMP_NUM_THREADS := 1
 study: venv
 	@$(VENV)/bin/cyborg-study nbs/studies/quick.yaml
 	@echo; echo 'the report, seconds'
-	@$(VENV)/bin/papermill nbs/report.ipynb runs/quick/report.ipynb --no-progress-bar --log-level ERROR
+	@$(VENV)/bin/papermill nbs/report.ipynb runs/quick/report.ipynb -q
 	@echo 'report:    runs/quick/report/report.html, with figures/ and tables/ beside it'
 	@echo 'notebook:  runs/quick/report.ipynb; open with $(VENV)/bin/jupyter lab runs'
 

@@ -6,7 +6,7 @@
 __all__ = ['ImageError', 'whole_number', 'decode_image', 'CacheError', 'cache_root', 'Store', 'fill_store', 'file_keys', 'Cache',
            'open_cache', 'uncached_images', 'require_room', 'failure_reasons']
 
-# %% ../nbs/lib/08_cache.ipynb #51dcd954
+# %% ../nbs/lib/08_cache.ipynb #dce8e706
 import errno
 import hashlib
 import mmap
@@ -28,9 +28,16 @@ import numpy as np
 import pandas as pd
 import PIL
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 
-from .files import content_hash, data_root, over_files, runs_root, safe_path, usable_cores
+from cyborg.files import (
+    Bar,
+    content_hash,
+    data_root,
+    over_files,
+    runs_root,
+    safe_path,
+    usable_cores,
+)
 from .manifest import Manifest
 from cyborg.pictures import (
     PATH_MISTAKES,
@@ -234,7 +241,7 @@ def fill_store(
     chunks = list(_parts(todo, DECODED_AT_ONCE))
     start = secrets.randbelow(len(chunks)) if chunks else 0
     refused = {}
-    with tqdm(total=len(todo), desc=what, unit="file", delay=1, leave=False) as bar:
+    with Bar(total=len(todo), desc=what, unit="file", delay=1, leave=False) as bar:
         for chunk in chunks[start:] + chunks[:start]:
             skip = present(chunk)
             rest = [item for item in chunk if item not in skip]

@@ -20,9 +20,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from .files import atomic_path, data_root, require_bool, usable_cores
+from .files import Bar, atomic_path, data_root, require_bool, usable_cores
 from .front import handed_on
 from .manifest import Manifest, read_manifest, write_manifest
 from cyborg.portrait import (
@@ -434,7 +433,7 @@ def _write_demo(folder, n, size, seed, workers):
         (folder / name).mkdir(parents=True)
     answers, maps = [], {}
     with (
-        tqdm(total=n, desc="demo faces", unit="image") as bar,
+        Bar(total=n, desc="demo faces", unit="image") as bar,
         closing(_shares(folder, n, size, seed, workers)) as shares,
     ):
         for share in shares:

@@ -20,13 +20,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from tqdm.auto import tqdm
 
 from . import __version__
 from .cache import open_cache
 from .cam import Which, model_saliency
 from .data import Batch, ImageDataset
-from .files import atomic_path, read_json, require_bool, sweep_parts
+from .files import Bar, atomic_path, read_json, require_bool, sweep_parts
 from .front import handed_on
 from .manifest import METRICS, NO_SOURCES, Manifest
 from .measure.auc import image_scores
@@ -215,7 +214,7 @@ def _score_part(
     part: _Part,
     batch_size: int,  # images
     workers: int,  # threads that prepare batches
-    bar: tqdm,  # counts images
+    bar: Bar,  # counts images
     **how: Any,  # for `score_batch`
 ) -> Scored:  # numpy arrays, a row an image that can be read
     "Run the network over a part."
@@ -253,7 +252,7 @@ def _score_rest(
     def opened(rows: tuple[int, int]) -> _Part:
         return _open_part(manifest, rows, network, _cache_folder(cache, parts, rows[0]))
 
-    with tqdm(total=n, initial=done, desc="predicting", unit="image") as bar:
+    with Bar(total=n, initial=done, desc="predicting", unit="image") as bar:
         for part in _ahead(opened, spans, min(workers, 1)):
             scored = _score_part(network, part, batch_size, workers, bar, **how)
             table = manifest.table.iloc[:0] if part.dataset is None else part.dataset.manifest.table

@@ -22,6 +22,7 @@ import secrets
 import shutil
 import sqlite3
 import struct
+import sys
 import time
 import tokenize
 import zipfile
@@ -360,6 +361,32 @@ def shipped(
         raise FileNotFoundError(f"no notebook or study file is named {name!r}{choice}")
     return found[name]
 
+# %% ../nbs/lib/00_files.ipynb #ee748355
+class _Lines:
+    "A stream on which each state of a bar is a line."
+
+    def __init__(self, stream: Any):
+        self.stream, self.encoding = stream, getattr(stream, "encoding", None)
+
+    def write(self, text: str) -> None:
+        if line := re.sub(r"\x1b\[A|\r", "", text).strip():
+            self.stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+_IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+
+
+class Bar(tqdm):
+    "A progress bar; where nothing can be written over, a line now and then."
+
+    def __init__(self, *args: Any, **options: Any):
+        if not (_IN_NOTEBOOK or "file" in options or sys.stderr.isatty()):
+            options |= {"file": _Lines(sys.stderr), "mininterval": 30}
+        super().__init__(*args, **options)
+
 # %% ../nbs/lib/00_files.ipynb #1bbd1e25
 @dataclass(frozen=True)
 class Finding:
@@ -385,7 +412,7 @@ def over_files(
     results: list = []
     with (
         ThreadPoolExecutor(16) as pool,
-        tqdm(total=len(paths), desc=title, unit=" files", delay=3, leave=False) as bar,
+        Bar(total=len(paths), desc=title, unit=" files", delay=3, leave=False) as bar,
     ):
         for part in pool.map(lambda chunk: [function(path) for path in chunk], chunks):
             results += part
@@ -545,7 +572,7 @@ def resume(
 ) -> Iterator[dict]:  # a record a name, in their order
     "Work out what is not in the ledger, some dozens at a time, and hand on all."
     source, total = iter(names), len(names) if isinstance(names, Sequence) else None
-    bar = tqdm(total=total, desc=title, unit=" files", delay=1)
+    bar = Bar(total=total, desc=title, unit=" files", delay=1)
     with ThreadPoolExecutor(threads or usable_cores()) as pool, bar:
         while chunk := list(islice(source, AT_ONCE)):
             stamps, known = {name: stamp(name) for name in chunk}, ledger.known(chunk)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINED', 'AUTOENCODERS', 'TRACKING', 'SETTINGS', 'PRESETS', 'SettingsError', 'RunConfig', 'run_config',
-           'preset_config', 'default_of', 'allowed']
+           'preset_config']
 
 # %% ../nbs/lib/14_settings.ipynb #e290f64b
 import dataclasses

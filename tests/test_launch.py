@@ -273,13 +273,57 @@ def test_unknown_parameters_are_refused(tmp_path):
     ]
 
 
-def test_unknown_parameter_stops_the_command(place):
+def test_unknown_parameter_is_refused_before_a_kernel_starts(place):
     source = write_notebook(place / "run.ipynb", AFTER, "print('went on')", before=BEFORE)
     done = run(check_command(), source, "-p", "epoch", "5")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "papermill: unknown parameter 'epoch' (did you mean 'epochs'?)\n"
+    assert not (place / "runs").exists()
+
+
+def test_a_notebook_of_ours_is_seen_at_work(place):
+    """Its lines on standard output, and where its copy is; with -q nothing at all."""
+    source = write_notebook(place / "run.ipynb", AFTER, "print('boils', epochs)", before=BEFORE)
+    done = run(check_command(), source, "-p", "epochs", "5")
+    assert done.returncode == 0, done.stderr
+    [output] = executed(place)
+    assert done.stdout == f"boils 5\nexecuted notebook:  {output}\n"
+    assert done.stderr == f"papermill: no output path given, writing to {output}\n"
+    quiet = run(check_command(), source, "named.ipynb", "-q")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert "boils 3" in Path("named.ipynb").read_text()
+
+
+def test_papermills_own_switches_win(place):
+    source = write_notebook(place / "run.ipynb", AFTER, "print('boils')", before=BEFORE)
+    words = ["out.ipynb", "--progress-bar", "--log-level", "INFO", "--stdout-file", "said.txt"]
+    done = run(check_command(), source, *words)
+    assert done.returncode == 0, done.stderr
+    assert "Executing:" in done.stderr and "Input Notebook:" in done.stderr
+    assert Path("said.txt").read_text() == "boils\n"
+    assert done.stdout == "executed notebook:  out.ipynb\n"
+
+
+REFUSING = "class SettingsError(ValueError): pass\nraise SettingsError({!r})"
+
+
+def test_a_refusal_of_the_kernel_is_one_line_and_leaves_nothing(place):
+    code = REFUSING.format("alpha is 2; name=X or overwrite=True")
+    source = write_notebook(place / "run.ipynb", AFTER, code, before=BEFORE)
+    done = run(check_command(), source, "out.ipynb")
+    assert done.returncode == 2
+    assert done.stderr == "papermill: alpha is 2; -p name X or -p overwrite True\n"
+    assert not Path("out.ipynb").exists()
+
+
+def test_what_stops_a_run_that_was_under_way_keeps_its_notebook(place):
+    code = "print('epoch   1 of 2: loss 0.1')\n" + REFUSING.format("no image any more")
+    source = write_notebook(place / "run.ipynb", AFTER, code, before=BEFORE)
+    done = run(check_command(), source, "out.ipynb")
     assert done.returncode == 1
-    assert "unknown parameter 'epoch' (did you mean 'epochs'?)" in done.stderr
-    cells = nbformat.read(executed(place)[0], as_version=4).cells
-    assert cells[-1].execution_count is None  # nothing ran after the check
+    assert "Traceback" in done.stderr and "no image any more" in done.stderr
+    assert "epoch   1 of 2" in Path("out.ipynb").read_text()
 
 
 def test_open_notebook_can_be_run_again(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,7 @@ import pytest
 from test_training import write_faces
 
 from cyborg.predictions import read_predictions
-from cyborg.settings import SETTINGS
+from cyborg.settings import SETTINGS, allowed, default_of
 from cyborg.training import load_run
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "train.ipynb"
@@ -108,12 +109,36 @@ def test_curves_are_redrawn_in_place_and_every_figure_is_there(executed):
     assert all(len(trace["x"]) for trace in figures[0]["data"])
 
 
-def test_as_typed_with_no_output_path(small, tmp_path):
+LINES = [
+    r"classical: resnet18, 1 epochs; run folder {run}",
+    r"train: 13 images, 9 human maps, 1 sources",
+    r"val: 6 images, 4 human maps, 1 sources",
+    r"test: 4 images, 2 human maps, 2 sources",
+    r"positive class: synthetic .*",
+    r"(warning: .*\n)*precision .*",
+    r".* for the run in {run}; .* are free",
+    r"epoch   1 of 1: loss .*, 0 s left",
+    r"(predicting.*\n)*novel +\d\.\d\d\d",
+    r"toy \(seen\) +(\d\.\d\d\d|nan)",
+]
+
+
+@pytest.mark.parametrize(
+    "command", [[PAPERMILL, NOTEBOOK], [PAPERMILL.with_name("cyborg"), "train"]]
+)
+def test_as_typed_with_no_output_path(small, tmp_path, command):
+    """What is seen at the terminal: here a pipe, so nothing may be written over."""
     source = NOTEBOOK.read_bytes()
     environment = {**os.environ, "CYBORG_RUNS": str(tmp_path / "runs")}
-    words = ["-p", "alpha", "1.0", "-p", "epochs", 1]
-    done = papermill(
-        NOTEBOOK, *small, *words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL
+    words = [*small, "-p", "alpha", "1.0", "-p", "epochs", 1]
+    done = subprocess.run(
+        [*map(str, command), *map(str, words)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     (report,) = (tmp_path / "runs" / "executed").glob("train-*.ipynb")
@@ -121,6 +146,37 @@ def test_as_typed_with_no_output_path(small, tmp_path):
     (run,) = (p.parent for p in (tmp_path / "runs").rglob("config.json"))
     assert run.name.endswith("-resnet18-classical-seed0")
     assert NOTEBOOK.read_bytes() == source
+    assert "\r" not in done.stdout + done.stderr
+    assert done.stderr == f"papermill: no output path given, writing to {report}\n"
+    for line in LINES:
+        wanted = line.replace("{run}", re.escape(str(run)))
+        assert re.search(f"(?m)^{wanted}$", done.stdout), line
+    assert done.stdout.endswith(f"\nrun folder:  {run}\nexecuted notebook:  {report}\n")
+
+
+def test_a_finished_run_says_so_and_shows_its_results(small, executed, tmp_path):
+    folder, first = executed
+    words = [*small, "-r", "runs", folder, "-r", "name", "run"]
+    done = papermill(NOTEBOOK, tmp_path / "again.ipynb", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert f"\n{folder}/run is finished; -p overwrite True trains it anew\n" in done.stdout
+    assert "epoch   " not in done.stdout
+    lines = first.stdout.splitlines()
+    results = [line for line in lines if re.search(r"(unseen|\(CC\)) +", line)]
+    assert len(results) == 2 and all(line in done.stdout for line in results)
+
+
+def test_another_run_in_a_folder_is_refused_with_advice_that_can_be_typed(
+    small, executed, tmp_path
+):
+    folder, _ = executed
+    words = [*small, "-r", "runs", folder, "-r", "name", "run", "-p", "lr", 0.1]
+    done = papermill(NOTEBOOK, tmp_path / "other.ipynb", *words, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"papermill: {folder}/run holds a run with other settings")
+    assert "(-p name X)" in done.stderr and "(-p overwrite True)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "other.ipynb").exists()
 
 
 @pytest.mark.parametrize(
@@ -133,21 +189,39 @@ def test_as_typed_with_no_output_path(small, tmp_path):
         (["-r", "manifest", "absent.csv"], "absent.csv"),
     ],
 )
-def test_wrong_parameters_stop_the_run_with_a_message(small, tmp_path, words, message):
+def test_wrong_parameters_are_refused_in_a_line(small, tmp_path, words, message):
     words = [*small, "-r", "runs", tmp_path / "runs", *words]
     done = papermill(NOTEBOOK, tmp_path / "out.ipynb", *words, cwd=tmp_path)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert message in done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert done.stderr.startswith("papermill: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_the_images_tell_is_refused_in_a_line_too(small, tmp_path):
+    words = [*small, "-r", "runs", tmp_path / "runs"]
+    done = papermill(NOTEBOOK, tmp_path / "out.ipynb", *words, "-p", "size", 8, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("papermill: size is 8, too small for resnet18")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out.ipynb").exists() and not (tmp_path / "runs").exists()
 
 
 def test_help_page_types_and_explains_every_parameter(tmp_path):
     done = papermill("--help-notebook", NOTEBOOK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    page = " ".join(done.stdout.split())
-    for name in [*SETTINGS, "preset", "overwrite"]:
-        assert f" {name}: " in page, name
-    assert "epochs: int (default None) passes over the training images" in page
+    blocks = re.split(r"\n(?=  \w)", done.stdout)
+    page = {block.split(":")[0].strip(): " ".join(block.split()) for block in blocks[1:]}
+    assert page.keys() == {*SETTINGS, "preset", "overwrite", "robustness"}
+    wanted = "epochs: int (quick 14, paper 50) at least 1 passes over the training images"
+    assert page["epochs"] == wanted
+    for name in SETTINGS:
+        assert allowed(name) in page[name]
+        if "(default" not in page[name]:
+            taken = [f"{preset} {default_of(name, preset)!r}" for preset in ("quick", "paper")]
+            assert f"({', '.join(taken)})" in page[name]
+        assert len(page[name].partition(") ")[2]) > 10, name
 
 
 def test_parameter_cell_mirrors_the_settings():

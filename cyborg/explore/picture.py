@@ -21,7 +21,6 @@ from fastcore.basics import patch
 from markupsafe import Markup
 from safetensors import SafetensorError
 from sklearn.metrics.pairwise import cosine_similarity
-from tqdm.auto import tqdm
 
 from ..cache import ImageError, decode_image, open_cache
 from ..cam import grad_cam, model_saliency
@@ -29,7 +28,7 @@ from ..data import normalised
 from .maps import alert, control_row, status
 from .tiles import face, map_picture, row_of, tile
 from .views import ExploreError, RunView, find_runs, made_with
-from ..files import file_stamp
+from ..files import Bar, file_stamp
 from ..manifest import Manifest, read_manifest
 from ..measure.auc import class_scores
 from ..measure.robustness import guided_degradation, salient_region
@@ -149,7 +148,7 @@ def _training_features(
     images, found = open_cache(manifest, network.size), []
     rows = np.flatnonzero(images.rows[images.find(manifest.table["image"])] >= 0)
     positions = images.find(manifest.table["image"])[rows]
-    for start in tqdm(range(0, len(rows), batch_size), desc="training images", delay=3):
+    for start in Bar(range(0, len(rows), batch_size), desc="training images", delay=3):
         output = _looked(network, images.gather(positions[start : start + batch_size]))[0]
         found.append(output.features.mean(dim=(-2, -1)).numpy().astype(np.float16))
     return {"features": np.concatenate(found), "rows": rows}

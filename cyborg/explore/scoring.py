@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageDraw
-from tqdm.auto import tqdm
 
 from ..cache import decode_image
 from ..cam import model_saliency
 from ..data import normalised
 from cyborg.files import (
     AT_ONCE,
+    Bar,
     Ledger,
     ManifestError,
     atomic_path,
@@ -419,7 +419,7 @@ def score_files(
     places = _map_files(files, maps)
     todo = list(_todo(ledger, files, places))
     found = answers(opened, todo, faces)
-    bar = tqdm(total=len(files), initial=len(files) - len(todo), desc="pictures", unit=" pictures")
+    bar = Bar(total=len(files), initial=len(files) - len(todo), desc="pictures", unit=" pictures")
     with bar:
         while part := list(islice(found, AT_ONCE)):
             entries = {

@@ -25,9 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from tqdm.auto import tqdm
 
 from cyborg.files import (
+    Bar,
     Finding,
     atomic_path,
     code_of,
@@ -88,7 +88,7 @@ def near_pairs(
     "Pairs of images whose hashes are near."
     a, b = np.packbits(a, axis=1), np.packbits(b, axis=1)
     found = [np.empty((0, 3), dtype=np.int64)]
-    with tqdm(total=len(a) * len(b), desc=title, unit=" pairs", delay=3, leave=False) as bar:
+    with Bar(total=len(a) * len(b), desc=title, unit=" pairs", delay=3, leave=False) as bar:
         for i, j, distance in _distance_blocks(a, b):
             rows, columns = np.nonzero(distance <= limit)
             near = distance[rows, columns].astype(np.int64)

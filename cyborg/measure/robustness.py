@@ -6,7 +6,7 @@
 __all__ = ['DEGRADATIONS', 'degrade', 'run_robustness', 'robustness_table', 'salient_region', 'guided_degradation',
            'salience_measures', 'write_robustness', 'stability_of_runs']
 
-# %% ../../nbs/lib/measure/08_robustness.ipynb #7d7dd8b7
+# %% ../../nbs/lib/measure/08_robustness.ipynb #f751a74e
 import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +24,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from sklearn.metrics import auc
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..cache import open_cache
 from ..cam import Which, model_saliency
 from ..data import normalised
 from ..evaluation import evaluation_mode, predict
-from ..files import atomic_path, did_you_mean, require_bool
+from ..files import Bar, atomic_path, did_you_mean, require_bool
 from ..manifest import COLUMNS, Manifest
 from .auc import class_scores
 from .statistics import auc_intervals
@@ -251,7 +250,7 @@ def predict_degraded(
     passes = [(name, k) for name in names for k in range(1, len(_known(name).levels) + 1)]
     unmapped = Manifest(manifest.table.assign(map=""), manifest.root, manifest.classes)
     predict(Degraded(network, names[0], 0), manifest, folder / CLEAN, **how)
-    for name, severity in tqdm(passes, desc="degradations", unit="pass", delay=3):
+    for name, severity in Bar(passes, desc="degradations", unit="pass", delay=3):
         images = unmapped if DEGRADATIONS[name].moves else manifest
         worse = Degraded(network, name, severity, seed)
         predict(worse, images, folder / f"{name}-{severity}", **how)
@@ -516,7 +515,7 @@ def salience_measures(
     table, positions, parts = table[readable].reset_index(drop=True), positions[readable], []
     labels = np.asarray(manifest.labels, dtype=np.int64)[readable]
     title = {"desc": "saliency", "unit": "image", "delay": 3, "leave": False}
-    with evaluation_mode(network, False), tqdm(total=len(table), **title) as bar:
+    with evaluation_mode(network, False), Bar(total=len(table), **title) as bar:
         for start in range(0, len(table), batch_size):
             pixels = images.gather(positions[start : start + batch_size])
             own = labels[start : start + batch_size]
@@ -550,7 +549,7 @@ def runs_stability(
     readable = images.rows[positions] >= 0
     positions, found = positions[readable], np.full(readable.sum(), np.nan)
     labels = np.asarray(manifest.labels, dtype=np.int64)[readable]
-    for start in tqdm(range(0, len(found), batch_size), desc="runs", delay=3, leave=False):
+    for start in Bar(range(0, len(found), batch_size), desc="runs", delay=3, leave=False):
         pixels = images.gather(positions[start : start + batch_size])
         maps, own = [], labels[start : start + batch_size]
         for network in networks:

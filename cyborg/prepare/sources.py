@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ..cache import open_cache
 from ..cam import MAPS, Which, model_map
@@ -28,6 +27,7 @@ from ..data import normalised
 from ..evaluation import evaluation_mode
 from cyborg.files import (
     AT_ONCE,
+    Bar,
     Ledger,
     content_hash,
     did_you_mean,
@@ -150,7 +150,7 @@ def _drawn(
             if entry["stamp"] == stamps[image] and (not file or (root / file).is_file()):
                 there[image] = entry["record"]
     todo = table[~table["image"].isin(there)]
-    bar = tqdm(total=len(table), initial=len(there), desc=source.name, unit=" images", delay=1)
+    bar = Bar(total=len(table), initial=len(there), desc=source.name, unit=" images", delay=1)
     with ThreadPoolExecutor(8) as pool, bar:
         for start in range(0, len(todo), source.batch_size):
             rows = todo.iloc[start : start + source.batch_size]

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from ..files import DamagedError, atomic_path, file_stamp, kept, require_bool
+from ..files import Bar, DamagedError, atomic_path, file_stamp, kept, require_bool
 from ..findings import read_checked
 from ..grids import human_map_means
 from ..measure.audit import study_audit, write_audit
@@ -136,7 +135,7 @@ def _taken(
 ) -> tuple[list[_Taken], list[str]]:  # and problems
     "Measure runs, or read what was measured before."
     taken, problems = [], []
-    bar = tqdm(runs, desc="collecting", unit=" runs", delay=3, leave=False)
+    bar = Bar(runs, desc="collecting", unit=" runs", delay=3, leave=False)
     for run, text in zip(bar, differ, strict=True):
         folder = run.config.folder
         try:
@@ -195,7 +194,7 @@ def _intervals(
     groups = {}
     for one in taken:
         groups.setdefault(one.run[:2], []).append(one)
-    bar = tqdm(groups.values(), desc="intervals", unit=" networks", delay=3, leave=False)
+    bar = Bar(groups.values(), desc="intervals", unit=" networks", delay=3, leave=False)
     tables = [_group_intervals(study, group) for group in bar]
     if not tables:
         return pd.DataFrame(columns=["data", "network", *INTERVALS])

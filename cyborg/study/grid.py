@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from ..cache import cache_root, require_room, uncached_images
 from ..data import Batch
 from ..demo import demo_plan, make_demo
 from ..epoch import build_network, choose_precision, run_epoch
-from ..files import Finding, data_root, did_you_mean, over_files
+from ..files import Bar, Finding, data_root, did_you_mean, over_files
 from ..findings import read_checked, validate, validate_once
 from cyborg.manifest import (
     SPLITS,
@@ -74,7 +73,7 @@ def _check_networks(
 ) -> dict[str, NetworkBytes]:  # by name of the run
     "Refuse networks that timm lacks or that cannot make a run's steps, and missing weights."
     tried, sizes = {}, {}
-    bar = tqdm(runs, desc="networks", unit=" runs", delay=3, leave=False)
+    bar = Bar(runs, desc="networks", unit=" runs", delay=3, leave=False)
     for config in (run.config for run in bar):
         named = config.weights in ("imagenet", "none", "package")  # fetched by the runs
         if not named and not Path(config.weights).is_file():
@@ -138,7 +137,7 @@ def _study_manifests(
 
     manifests = {}
     cells = {run.config.manifest: run for run in reversed(runs)}
-    bar = tqdm(cells.values(), desc="reading manifests", unit=" files", delay=3, leave=False)
+    bar = Bar(cells.values(), desc="reading manifests", unit=" files", delay=3, leave=False)
     for run in bar:
         config, given = run.config, study.scenarios[run.scenario]
         column = given.get("map_column", "")
@@ -543,7 +542,7 @@ def estimate(
     manifests = _study_manifests(study, runs) if manifests is None else manifests
     images = {path: image_counts(manifest) for path, manifest in manifests.items()}
     kinds = {_cost_key(run.config): run.config for run in runs}
-    bar = tqdm(kinds.items(), desc="timing steps", unit=" kinds", delay=3, leave=False)
+    bar = Bar(kinds.items(), desc="timing steps", unit=" kinds", delay=3, leave=False)
     for key, config in bar:
         bar.set_postfix_str(f"{config.arch}, {config.scenario}")
         known[key] = _image_seconds(config, threads)
