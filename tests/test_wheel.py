@@ -7,12 +7,18 @@ where this Python has them.
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pandas as pd
 import pytest
@@ -20,7 +26,7 @@ from PIL import Image
 from test_training import write_faces
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "nbs" / "docs" / "pages" / "guides" / "python.md"
+PAGES = ROOT / "nbs" / "docs" / "pages" / "guides"
 STUDY = """name: tiny
 data: {faces: faces/manifest.csv}
 networks: [resnet18]
@@ -105,38 +111,106 @@ def test_package_is_the_wheels(commands, place):
     assert notebooks == package.parent / "_notebooks"
 
 
-def test_two_epoch_study(commands, place):
-    done = run(commands / "cyborg-study", "tiny.yaml", "--no_audit", cwd=place)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    measures = pd.read_csv(place / "runs" / "tiny" / "measures.csv")
-    assert set(measures["scenario"]) == {"classical", "cyborg"}
-    histories = sorted((place / "runs" / "tiny").rglob("history.csv"))
-    assert [len(pd.read_csv(path)) for path in histories] == [2, 2]
-    [folder] = [p.parent for p in histories if "cyborg" in p.parent.name]
-    words = [folder, "faces/1.png", "faces/2.png", "-o", "scores.csv"]
-    scored = run(commands / "cyborg-score", *words, cwd=place)
-    assert scored.returncode == 0, scored.stderr[-3000:]
-    assert len(pd.read_csv(place / "scores.csv")) == 2
-
-
-PIECES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def typed(page: str, start: str) -> list[str]:
+    "A command of a guide, as it stands there, in words."
+    lines = (PAGES / page).read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if line.startswith(start)]
+    return shlex.split(line, comments=True)
 
 
 @pytest.fixture(scope="module")
 def studied(commands, place) -> Path:
-    "Where what the page speaks of has its names: a run, a study, a photograph."
-    if not (place / "runs" / "tiny" / "measures.csv").is_file():
-        done = run(commands / "cyborg-study", "tiny.yaml", "--no_audit", cwd=place)
-        assert done.returncode == 0, done.stderr[-3000:]
-    [folder] = [
-        path.parent
-        for path in (place / "runs" / "tiny").rglob("history.csv")
-        if "cyborg" in path.parent.name
-    ]
-    (place / "runs" / "demo-cyborg").symlink_to(folder)
-    (place / "runs" / "quick").symlink_to(place / "runs" / "tiny")
-    Image.open(place / "faces" / "1.png").save(place / "photo.jpg")
+    "Somebody at a cluster: a scheduler, a worker, a study, as the guide says."
+    python, address = commands / "python", f"tcp://127.0.0.1:{free_port()}"
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    started = []
+    for start in ("dask scheduler", "dask worker"):
+        words = typed("study.md", start)[1:-1]  # without dask and &
+        words = [address if word.startswith("tcp:") else word for word in words]
+        words = [address.rpartition(":")[2] if word == "8786" else word for word in words]
+        words = ["1" if word == "2" else word for word in words]
+        words += ["--nthreads", "2"] if "worker" in words else ["--no-dashboard"]
+        command = [str(python), "-m", "dask", *words]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen(command, cwd=place, env=variables, **quiet))
+    try:
+        words = [w for w in typed("study.md", "cyborg-study mine.yaml") if w[:4] != "tcp:"]
+        words = ["tiny.yaml" if word == "mine.yaml" else word for word in words[1:]]
+        done = run(commands / "cyborg-study", *words, address, "--no_audit", cwd=place)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    finally:
+        for child in reversed(started):
+            child.terminate()
+            child.wait()
     return place
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def run_folder(studied: Path) -> Path:
+    "The run with human maps."
+    found = (studied / "runs" / "tiny").rglob("history.csv")
+    [folder] = [path.parent for path in found if "cyborg" in path.parent.name]
+    return folder
+
+
+def test_two_epoch_study(commands, studied):
+    measures = pd.read_csv(studied / "runs" / "tiny" / "measures.csv")
+    assert set(measures["scenario"]) == {"classical", "cyborg"}
+    histories = (studied / "runs" / "tiny").rglob("history.csv")
+    assert [len(pd.read_csv(path)) for path in histories] == [2, 2]
+    words = [run_folder(studied), "faces/1.png", "faces/2.png", "-o", "scores.csv"]
+    scored = run(commands / "cyborg-score", *words, cwd=studied)
+    assert scored.returncode == 0, scored.stderr[-3000:]
+    assert len(pd.read_csv(studied / "scores.csv")) == 2
+
+
+def test_report_of_the_study(commands, studied):
+    words = ["-p", "folder", "runs/tiny", "-p", "vector", "False"]
+    done = run(commands / "cyborg", "report", "report.ipynb", *words, cwd=studied)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "executed notebook:  report.ipynb"
+    assert (studied / "runs" / "tiny" / "report" / "report.html").is_file()
+
+
+def test_explorer_serves_its_two_pages(commands, studied):
+    port, python = free_port(), commands / "python"
+    words = ["explore", "--no-browser", f"--port={port}"]
+    command = [str(commands / "cyborg"), *words]
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if run(python, "-c", "import voila", cwd=studied).returncode:
+        pytest.skip("voila is not installed")
+    how = {"start_new_session": True, **quiet}
+    child = subprocess.Popen(command, cwd=studied, env=variables, **how)
+    try:
+        page, end = "", time.monotonic() + 60
+        while not page and time.monotonic() < end:
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/") as answer:
+                page = answer.read().decode()
+            time.sleep(0.5)
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait()
+    assert "explore_maps.ipynb" in page and "explore_runs.ipynb" in page
+    assert "train.ipynb" not in page
+
+
+PAGE = (PAGES / "python.md").read_text(encoding="utf-8")
+PIECES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def named(studied) -> Path:
+    "Where what the page of Python speaks of has its names: a run, a study, a photograph."
+    (studied / "runs" / "demo-cyborg").symlink_to(run_folder(studied))
+    (studied / "runs" / "quick").symlink_to(studied / "runs" / "tiny")
+    Image.open(studied / "faces" / "1.png").save(studied / "photo.jpg")
+    return studied
 
 
 def test_page_of_python_has_four_short_pieces():
@@ -145,13 +219,13 @@ def test_page_of_python_has_four_short_pieces():
         assert len([line for line in piece.splitlines() if line.strip()]) <= 10
 
 
-def test_pieces_of_the_page_run_each_alone(commands, studied):
+def test_pieces_of_the_page_run_each_alone(commands, named):
     code = "import sys, json\nfor piece in json.load(sys.stdin): exec(piece, {})"
     pieces = [piece.rstrip() for piece in PIECES]
     lines = [piece.splitlines() for piece in pieces]
     shown = ["\n".join([*p[:-1], f"print({p[-1].partition('  # ')[0]})"]) for p in lines[1:3]]
     told = [pieces[0] + "\nprint(float(loss.total))", *shown, pieces[3]]
-    done = run(commands / "python", "-c", code, cwd=studied, input=json.dumps(told))
+    done = run(commands / "python", "-c", code, cwd=named, input=json.dumps(told))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Image" in done.stdout and "macro" not in done.stderr
     assert "classical" in done.stdout and "measures" in done.stdout
