@@ -89,6 +89,16 @@ def refusal(
     return ending
 
 
+def _as_options(
+    text: str,
+    options: Iterable[str],  # that the command has
+) -> str:
+    "A message of the library, its advice as options."
+    if "overwrite" in options:
+        text = text.replace("overwrite=True", "--overwrite")
+    return text.replace("output=FILE", "-o FILE") if "output" in options else text
+
+
 def started(
     name: str,  # of the command
     function: Callable[..., Any],  # what it does
@@ -101,7 +111,7 @@ def started(
     try:
         function(*arguments, **options)
     except errors as error:
-        raise refusal(name, error) from error
+        raise refusal(name, _as_options(str(error), options)) from error
 
 
 def _first_line(function: Callable[..., Any]) -> str:

@@ -186,8 +186,10 @@ def shown_options(
     return options | own
 
 # %% ../nbs/lib/26_terminal.ipynb #7d01c275
-_REFUSALS = {"ManifestError", "SettingsError", "NetworkError", "WeightsError", "CacheError"}
-_REFUSALS |= {"DamagedError", "FileExistsError", "FileNotFoundError", "PermissionError"}
+_REFUSALS = {"FileExistsError", "FileNotFoundError", "PermissionError", "CacheError"}
+_REFUSALS |= {"AnnotationError", "DamagedError", "ExploreError", "ManifestError", "NetworkError"}
+_REFUSALS |= {"PictureError", "PredictionsError", "ReportError", "ScoringError", "SettingsError"}
+_REFUSALS |= {"StudyError", "WeightsError"}
 _EPOCH = re.compile(r"\bepoch +\d+ of \d+")
 
 

@@ -21,6 +21,7 @@ import papermill
 import pytest
 
 from cyborg.commands import announced_output, check_command, parameters_since
+from cyborg.terminal import _REFUSALS
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = 'arch: str = "resnet18"  # network\nepochs: int = 3  # passes over the training set'
@@ -303,6 +304,15 @@ def test_papermills_own_switches_win(place):
     assert "Executing:" in done.stderr and "Input Notebook:" in done.stderr
     assert Path("said.txt").read_text() == "boils\n"
     assert done.stdout == "executed notebook:  out.ipynb\n"
+
+
+def test_errors_of_the_package_are_refusals():
+    """All but the one that ends a training."""
+    package = ROOT / "cyborg"
+    code = [ast.parse(path.read_text(encoding="utf-8")) for path in package.rglob("*.py")]
+    classes = [n.name for tree in code for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    own = {name for name in classes if name.endswith("Error")} - {"DivergedError"}
+    assert own == _REFUSALS - {"FileExistsError", "FileNotFoundError", "PermissionError"}
 
 
 REFUSING = "class SettingsError(ValueError): pass\nraise SettingsError({!r})"

@@ -411,7 +411,7 @@ def score_files(
     if path.suffix.lower() != ".csv":
         raise ScoringError(f"output is {path}, wanted a name ending in .csv")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there; give another name, or overwrite it")
+        raise FileExistsError(f"{path} is there; give another (output=FILE), or overwrite=True")
     table, opened = find_pictures(pictures, root), open_runs(runs, device)
     settings = {run.name: run.digest for run in opened} | {"cropped": faces is not None}
     ledger = Ledger(path.with_suffix(".parts"), settings, overwrite)

@@ -206,7 +206,7 @@ def _check_earlier(study: Study) -> None:
     if changes := _changes(old, study_content(study)):
         raise StudyError(
             f"{study.folder} holds another study named {study.name!r} ({'; '.join(changes)}); "
-            "give this one another name"
+            "give this one another name (the key name of its file)"
         )
 
 
@@ -304,7 +304,7 @@ def _check_runs(
         if record and (changes := differing_settings(run, record, manifest.digest)):
             raise StudyError(
                 f"{run.config.folder} holds a run with other settings ({'; '.join(changes)}); "
-                "give this study another name, or remove that folder"
+                "give this study another name (the key name of its file), or remove that folder"
             )
     return warnings
 
