@@ -63,11 +63,11 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_what_readme_says_to_type_can_be_made():
+def test_what_readme_says_to_type_can_be_made(tmp_path):
     lines = [line for line in commands_of(ROOT / "README.md") if line.startswith("make ")]
     assert {"make train", "make explore"} <= {*lines}
     for line in lines:
-        words = [*line.split(), "-n", "VENV=/nowhere"]
+        words = [*line.split(), "-n", f"VENV={tmp_path}"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -87,9 +87,8 @@ def test_first_run(place):
 
 
 def test_the_run_is_asked_about_pictures(place):
-    [score] = [
-        c for c in commands_of(GUIDES / "score.md") if c.startswith("cyborg-score runs/demo")
-    ]
+    lines = commands_of(GUIDES / "score.md")
+    [score] = [line for line in lines if line.startswith("cyborg-score runs/demo")]
     typed(score, "", place)
     table = pd.read_csv(place / "scores.csv")
     assert [Path(file).name for file in table["file"]] == ["photo.jpg", "2.png"]
