@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "cyborg"
 # A module imports only what stands before it here, a wing besides only what WINGS lets it see.
 CORRIDOR = [
     *(
+        "docstrings",
         "front",
         "files",
         "pictures",
