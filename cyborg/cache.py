@@ -511,6 +511,7 @@ def failure_reasons(
     paths: Sequence[str],  # of the names
     refused: dict[str, ImageError],  # by path
 ) -> dict[str, str]:  # name -> reason
+    "Why images of a list could not be read."
     pairs = zip(names, paths, strict=True)
     return {name: refused[path].failures[0][1] for name, path in pairs if path in refused}
 

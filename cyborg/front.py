@@ -154,6 +154,10 @@ def _public(module: ModuleType) -> list[str]:
     return [*getattr(module, "__all__", ())]
 
 
+def __dir__() -> list[str]:  # of this module, which was there before its loader
+    return [*globals()["__all__"]]
+
+
 class Explained(SourceFileLoader):
     "Loads a module of this package."
 

@@ -319,6 +319,7 @@ def share_of(
     width: float,
     height: float,
 ) -> float:  # of the middle square painted over, on a coarse grid
+    "How much of a picture strokes cover."
     return float(_middle(strokes_mask(strokes, width, height, _grid(width, height, 32))).mean())
 
 
