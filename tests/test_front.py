@@ -69,7 +69,7 @@ def test_docstrings_say_what_comments_say(name):
             continue
         for parameter in inspect.signature(found).parameters.values():
             if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                assert re.search(rf"\n{parameter.name}( : |\n|, )", said), f"{one}: {parameter}"
+                assert re.search(rf"(?m)^{parameter.name}( : |, |$)", said), f"{one}: {parameter}"
         for parameter, comment in docments(found, args_kwargs=True).items():
             if comment and parameter != "self":
                 assert " ".join(comment.split()) in " ".join(said.split()), f"{one}: {parameter}"
