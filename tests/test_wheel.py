@@ -32,6 +32,7 @@ data: {faces: faces/manifest.csv}
 networks: [resnet18]
 scenarios: [classical, cyborg]
 seeds: 1
+least_maps: 0.5
 settings: {weights: none, size: 40, epochs: 2, batch_size: 4, device: cpu}
 """
 
