@@ -144,7 +144,9 @@ class Moved:
 
 # %% ../nbs/lib/25_front.ipynb #c072e209
 _COMPILED = ".documented.pyc"
-_WRITTEN = (Path(__file__).parent / "_notebooks").is_dir()  # a wheel: setup.py did it
+_WRITTEN = (
+    Path(sys.modules["cyborg"].__file__).parent / "_notebooks"
+).is_dir()  # a wheel: setup.py did it
 
 
 def _public(module: ModuleType) -> list[str]:
