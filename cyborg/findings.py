@@ -256,7 +256,10 @@ def guess_from(
     label: pd.Series,  # (n,) its label, two or more different
 ) -> float:  # balanced accuracy in [0, 1]; 1 / C is chance
     "How well the label of a file follows from a trait, by what other files with this trait are."
-    counts = pd.crosstab(trait, label).to_numpy(float)  # (V, C)
+    of_trait, of_label = (pd.factorize(one, sort=True)[0] for one in (trait, label))
+    known = (of_trait >= 0) & (of_label >= 0)
+    counts = np.zeros((of_trait.max() + 1, of_label.max() + 1))  # (V, C)
+    np.add.at(counts, (of_trait[known], of_label[known]), 1)
     totals = counts.sum(axis=0)
     recalls = []
     for c, own in enumerate(np.eye(len(totals))):  # the file itself, of class c, is left out
