@@ -37,20 +37,37 @@ settings: {weights: none, size: 40, epochs: 2, batch_size: 4, device: cpu}
 """
 
 
-def run(*words, cwd: Path, input: str = "", **variables) -> subprocess.CompletedProcess:
-    "A command as a user types it, without this checkout on any path."
+def outside() -> dict[str, str]:
+    "Variables of the environment, without this checkout on any path."
     gone = ("PYTHONPATH", "CYBORG_DATA", "CYBORG_RUNS", "VIRTUAL_ENV")
-    environment = {k: v for k, v in os.environ.items() if k not in gone} | variables
+    return {name: value for name, value in os.environ.items() if name not in gone}
+
+
+def run(*words, cwd: Path, input: str = "") -> subprocess.CompletedProcess:
+    "A command as a user types it."
     return subprocess.run(
         [*map(str, words)],
         cwd=cwd,
-        env=environment,
+        env=outside(),
         capture_output=True,
         text=True,
         timeout=600,
         **({"input": input} if input else {"stdin": subprocess.DEVNULL}),
         check=False,
     )
+
+
+def start(*words, cwd: Path) -> subprocess.Popen:
+    "A command that goes on until it is ended, in a session of its own."
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [*map(str, words)]
+    return subprocess.Popen(command, cwd=cwd, env=outside(), start_new_session=True, **quiet)
+
+
+def end(child: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    child.wait()
 
 
 @pytest.fixture(scope="module")
@@ -122,27 +139,20 @@ def typed(page: str, start: str) -> list[str]:
 @pytest.fixture(scope="module")
 def studied(commands, place) -> Path:
     "Somebody at a cluster: a scheduler, a worker, a study, as the guide says."
-    python, address = commands / "python", f"tcp://127.0.0.1:{free_port()}"
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    started = []
-    for start in ("dask scheduler", "dask worker"):
-        words = typed("study.md", start)[1:-1]  # without dask and &
-        words = [address if word.startswith("tcp:") else word for word in words]
-        words = [address.rpartition(":")[2] if word == "8786" else word for word in words]
-        words = ["1" if word == "2" else word for word in words]
-        words += ["--nthreads", "2"] if "worker" in words else ["--no-dashboard"]
-        command = [str(python), "-m", "dask", *words]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        started.append(subprocess.Popen(command, cwd=place, env=variables, **quiet))
+    port, started = str(free_port()), []
+    ours = {"8786": port, "tcp://localhost:8786": f"tcp://127.0.0.1:{port}", "2": "1"}
+    ours |= {"mine.yaml": "tiny.yaml"}
+    dask = [commands / "python", "-m", "dask"]
     try:
-        words = [w for w in typed("study.md", "cyborg-study mine.yaml") if w[:4] != "tcp:"]
-        words = ["tiny.yaml" if word == "mine.yaml" else word for word in words[1:]]
-        done = run(commands / "cyborg-study", *words, address, "--no_audit", cwd=place)
+        for line, more in (("dask scheduler", "--no-dashboard"), ("dask worker", "--no-dashboard")):
+            words = [ours.get(word, word) for word in typed("study.md", line)[1:-1]]
+            started.append(start(*dask, *words, more, cwd=place))
+        words = [ours.get(word, word) for word in typed("study.md", "cyborg-study mine.yaml")[1:]]
+        done = run(commands / "cyborg-study", *words, "--no_audit", cwd=place)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     finally:
         for child in reversed(started):
-            child.terminate()
-            child.wait()
+            end(child)
     return place
 
 
@@ -179,24 +189,19 @@ def test_report_of_the_study(commands, studied):
 
 
 def test_explorer_serves_its_two_pages(commands, studied):
-    port, python = free_port(), commands / "python"
-    words = ["explore", "--no-browser", f"--port={port}"]
-    command = [str(commands / "cyborg"), *words]
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if run(python, "-c", "import voila", cwd=studied).returncode:
+    if run(commands / "python", "-c", "import voila", cwd=studied).returncode:
         pytest.skip("voila is not installed")
-    how = {"start_new_session": True, **quiet}
-    child = subprocess.Popen(command, cwd=studied, env=variables, **how)
+    port = free_port()
+    words = ["explore", "--no-browser", f"--port={port}"]
+    child = start(commands / "cyborg", *words, cwd=studied)
     try:
-        page, end = "", time.monotonic() + 60
-        while not page and time.monotonic() < end:
+        page, late = "", time.monotonic() + 60
+        while not page and time.monotonic() < late:
             with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/") as answer:
                 page = answer.read().decode()
             time.sleep(0.5)
     finally:
-        os.killpg(child.pid, signal.SIGTERM)
-        child.wait()
+        end(child)
     assert "explore_maps.ipynb" in page and "explore_runs.ipynb" in page
     assert "train.ipynb" not in page
 
