@@ -113,13 +113,15 @@ LINES = [
     r"classical: resnet18, 1 epochs; run folder {run}",
     r"train: 13 images, 9 human maps, 1 sources",
     r"val: 6 images, 4 human maps, 1 sources",
-    r"test: 4 images, 2 human maps, 2 sources",
+    r"test: 4 images, 3 human maps, 2 sources",
     r"positive class: synthetic .*",
     r"(warning: .*\n)*precision .*",
     r".* for the run in {run}; .* are free",
     r"epoch   1 of 1: loss .*, 0 s left",
-    r"(predicting.*\n)*novel +\d\.\d\d\d",
-    r"toy \(seen\) +(\d\.\d\d\d|nan)",
+    r"novel +\d\.\d\d\d",
+    r"mean over unseen +\d\.\d\d\d",
+    r"mean over seen +none",
+    r"agreement with human maps \(CC\) +-?\d\.\d\d\d",
 ]
 
 
