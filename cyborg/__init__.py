@@ -10,7 +10,7 @@ The names below are loaded when they are asked for; `dir(cyborg)` lists them, `h
 - studies: `read_study`, `collect`, `read_tables`, `MapExplorer`
 
 The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`,
-`cache`, `data`, `grids`, `models`, `cam`, `loss`, `guidance`, `settings`, `epoch`, `runs`, `tracking`,
+`cache`, `data`, `grids`, `heads`, `models`, `cam`, `loss`, `guidance`, `settings`, `epoch`, `runs`, `tracking`,
 `trial`, `training`, `predictions`, `evaluation`, `figures`, `overlays`, `widgets`, `commands`,
 `terminal`, `front`, `docstrings`; and in packages of their own what is measured (`measure`),
 studies (`study`, `report`, `explore`), people (`people`), the way from photographs to a manifest
