@@ -114,6 +114,8 @@ def check_run_settings(
     "Refuse settings of a run that are wrong whatever the images are; ValueError."
     from cyborg.settings import SETTINGS, preset_config
 
+    if not values.keys() >= {*SETTINGS}:
+        return  # of another notebook
     named = {"manifest": values["manifest"] or "demo"}
     config = preset_config(values["preset"], {n: values[n] for n in SETTINGS} | named)
     check_network(config.arch)
@@ -128,15 +130,13 @@ def check_given(
     options: Mapping[str, Any],  # of papermill's click command
 ) -> None:
     "Refuse what a notebook of this project cannot be run with; ValueError."
-    from cyborg.settings import SETTINGS
-
     known = parameters_of(notebook)
     if not known:
         return
     inserted = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}
     given = {n: v for n, v in given_parameters(options).items() if n not in inserted}
     values = typed(known, given)
-    if {"preset", *SETTINGS} <= known.keys():
+    if "preset" in known:
         check_run_settings(values, here=not options["cwd"])
 
 # %% ../nbs/lib/26_terminal.ipynb #9adee923
@@ -216,6 +216,7 @@ def shown(
     def run(*args: Any, quiet: bool = False, **options: Any) -> Any:
         from papermill import cli
         from papermill.exceptions import PapermillExecutionError
+        from papermill.parameterize import add_builtin_parameters, parameterize_path
 
         if quiet:
             options |= {"progress_bar": False, "log_level": "ERROR"}
@@ -225,7 +226,8 @@ def shown(
         asked = lambda name: context.get_parameter_source(name).name == "COMMANDLINE"  # noqa: E731
         options = shown_options(options, asked, quiet)
         cli.execute_notebook = partial(cli.execute_notebook, extra_arguments=[*_NO_WARNINGS])
-        output = Path(options["output_path"].replace("{{", "{").replace("}}", "}"))
+        given = add_builtin_parameters(given_parameters(options))
+        output = Path(parameterize_path(options["output_path"], given))
         try:
             callback(*args, **options)
         except PapermillExecutionError as error:
