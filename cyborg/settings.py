@@ -40,7 +40,7 @@ class RunConfig:
     root: str = ""  # folder its paths start from; empty: CYBORG_DATA, else the manifest's folder
     synthetic: str = ""  # label of the positive class; empty: the manifest or known words tell
     seen: str = ""  # sources that were trained on under another name, with commas
-    counterparts: str = ""  # what generators are held against, GAN=FFHQ; empty: the manifest says
+    counterparts: str = ""  # what generators are held against; empty: the manifest says
     cache: str = "training"  # decoded images that are kept on disk: of training, or all
     runs: str = ""  # folder of run folders; empty: CYBORG_RUNS, else runs/ of the checkout
     name: str = ""  # of the run folder; empty: put together from data, arch, scenario and seed
