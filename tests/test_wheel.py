@@ -65,9 +65,11 @@ def start(*words, cwd: Path) -> subprocess.Popen:
 
 
 def end(child: subprocess.Popen) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM)
-    child.wait()
+    for number in (signal.SIGTERM, signal.SIGKILL):  # some do not go when they are told to
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(5)
 
 
 @pytest.fixture(scope="module")
