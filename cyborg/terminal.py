@@ -189,7 +189,7 @@ def shown_options(
 _REFUSALS = {"FileExistsError", "FileNotFoundError", "PermissionError", "CacheError"}
 _REFUSALS |= {"AnnotationError", "DamagedError", "ExploreError", "ManifestError", "NetworkError"}
 _REFUSALS |= {"PictureError", "PredictionsError", "ReportError", "ScoringError", "SettingsError"}
-_REFUSALS |= {"StudyError", "WeightsError"}
+_REFUSALS |= {"ExportError", "StudyError", "WeightsError"}
 _EPOCH = re.compile(r"\bepoch +\d+ of \d+")
 
 
