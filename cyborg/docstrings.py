@@ -7,20 +7,22 @@ __all__ = []
 
 # %% ../nbs/lib/27_docstrings.ipynb #68668129
 import ast
-import io
-import tokenize
+import re
 from collections.abc import Iterator, Mapping
 
 # %% ../nbs/lib/27_docstrings.ipynb #7090286a
+_COMMENT = re.compile(
+    r"""((?:[^#'"\n]|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")*)#+ *(.*)"""
+)  # after code, in which a # may stand between quotes
+
+
 def comments_of(
     source: str,  # of a module
 ) -> dict[int, tuple[str, bool]]:  # by line, from 1: text, and whether nothing stands before it
-    "All comments."
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    found = [t for t in tokens if t.type == tokenize.COMMENT]
-    return {
-        t.start[0]: (t.string.lstrip("#").strip(), not t.line[: t.start[1]].strip()) for t in found
-    }
+    "All comments. Beware: in a text of several lines what looks like one counts as one."
+    lines = enumerate(source.split("\n"), 1)
+    found = ((n, _COMMENT.match(line)) for n, line in lines if "#" in line)
+    return {n: (m.group(2).rstrip(), not m.group(1).strip()) for n, m in found if m}
 
 
 def _beside(
