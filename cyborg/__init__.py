@@ -11,18 +11,18 @@ The names below are loaded when they are asked for; `dir(cyborg)` lists them, `h
 
 The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`,
 `cache`, `data`, `grids`, `heads`, `models`, `cam`, `loss`, `guidance`, `settings`, `epoch`, `runs`, `tracking`,
-`trial`, `training`, `predictions`, `evaluation`, `figures`, `overlays`, `widgets`, `commands`,
+`trial`, `training`, `tuning`, `predictions`, `evaluation`, `figures`, `overlays`, `widgets`, `commands`,
 `terminal`, `front`, `docstrings`; and in packages of their own what is measured (`measure`),
 studies (`study`, `report`, `explore`), people (`people`), the way from photographs to a manifest
 (`prepare`) and systems of others (`others`).
 """
 
 import sys
-from typing import TYPE_CHECKING
 
 from cyborg.front import NAMES, Explaining, Moved, loaded
 
 __version__ = "0.1.0"
+TYPE_CHECKING = False  # as in `typing`, which takes long to load
 if TYPE_CHECKING:  # for editors, which do not run `__getattr__`
     from cyborg.cam import model_map as model_map
     from cyborg.demo import make_demo as make_demo

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 
 # %% ../nbs/lib/25_front.ipynb #6d819103
@@ -144,14 +143,15 @@ class Moved:
 
 # %% ../nbs/lib/25_front.ipynb #c072e209
 _COMPILED = ".documented.pyc"
-_WRITTEN = (
-    Path(sys.modules["cyborg"].__file__).parent / "_notebooks"
-).is_dir()  # a wheel: setup.py did it
+# of a wheel, for which setup.py did it
+_WRITTEN = Path(sys.modules["cyborg"].__file__).with_name("_notebooks").is_dir()
 
 
 def _public(module: ModuleType) -> list[str]:
     "Names that a module offers; of a package its modules."
     if hasattr(module, "__path__"):
+        from pkgutil import iter_modules  # which takes long to load
+
         return [found.name for found in iter_modules(module.__path__)]
     return [*getattr(module, "__all__", ())]
 
