@@ -2929,6 +2929,8 @@ d = { 'settings': { 'branch': 'main',
                                 'cyborg.widgets.FigureHost.__init__': ('lib/widgets.html#figurehost.__init__', 'cyborg/widgets.py'),
                                 'cyborg.widgets.FigureHost._received': ('lib/widgets.html#figurehost._received', 'cyborg/widgets.py'),
                                 'cyborg.widgets.FigureHost.show': ('lib/widgets.html#figurehost.show', 'cyborg/widgets.py'),
+                                'cyborg.widgets.Follower': ('lib/widgets.html#follower', 'cyborg/widgets.py'),
+                                'cyborg.widgets.followed_figure': ('lib/widgets.html#followed_figure', 'cyborg/widgets.py'),
                                 'cyborg.widgets.markup': ('lib/widgets.html#markup', 'cyborg/widgets.py'),
                                 'cyborg.widgets.picture_url': ('lib/widgets.html#picture_url', 'cyborg/widgets.py'),
                                 'cyborg.widgets.static_text': ('lib/widgets.html#static_text', 'cyborg/widgets.py')}}}

@@ -42,7 +42,7 @@ class Read(HTMLParser):
 def site(tmp_path_factory) -> Path:
     "The pages, one notebook with figures executed, as make lays them out."
     folder = tmp_path_factory.mktemp("pages")
-    command = [sys.executable, str(DOCS / "make.py"), "--only", "22_overlays", "--jobs", "1"]
+    command = [sys.executable, str(DOCS / "make.py"), "--only", "11_cam", "--jobs", "1"]
     done = subprocess.run(
         command,
         env=os.environ | {"CYBORG_PAGES": str(folder), "PYTHONPATH": str(ROOT)},
@@ -266,7 +266,8 @@ def test_every_kind_of_page_fits(browser, site, width):
     for name in [*kinds, "reference/index", "reference/names", "reference/loss"]:
         page.goto((site / f"{name}.html").as_uri())
         assert page.evaluate(BEYOND, "html") == [], name
-    page.goto((site / "reference" / "overlays.html").as_uri())
+    page.goto((site / "reference" / "cam.html").as_uri())
+    assert page.locator("div.figure").count()
     for figure in page.locator("div.figure").all():
         figure.scroll_into_view_if_needed()
         figure.locator(".js-plotly-plot").first.wait_for(timeout=60_000)

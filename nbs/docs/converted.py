@@ -98,6 +98,26 @@ def without_directives(source: str) -> str:
     return "\n".join(lines).strip("\n")
 
 
+def opening_of(
+    source: str,  # of the first cell of a notebook
+) -> tuple[str, str, str]:  # title, subtitle (may be empty), and what follows
+    "What a notebook begins with."
+    title, _, rest = source.strip().partition("\n")
+    first, _, body = rest.strip().partition("\n")
+    if not first.startswith("> "):
+        return title.removeprefix("# "), "", rest.strip()
+    return title.removeprefix("# "), first.removeprefix("> "), body.strip()
+
+
+def imports_only(source: str) -> bool:
+    "Whether a cell does nothing but import."
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a magic of IPython
+        return False
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
 def fence(source: str, kind: str = "python") -> str:
     "A block of code, or of what was printed."
     ticks = "```" if "```" not in source else "`````"
@@ -198,7 +218,7 @@ class Page:
     def exported(self, source: str) -> str:
         "An exported cell: entries of its public functions and classes, its source folded."
         tree = ast.parse(source)
-        if all(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body):
+        if imports_only(source):
             return ""
         told = [one for one in names_in(source, self.module) if one.name in self.public]
         parts = [self.entry(self.site.names.get(one.name, one)) for one in told]
@@ -228,6 +248,8 @@ class Page:
             return "These pages were made with:\n\n" + fence(source.removeprefix("# Parameters\n"))
         if source == "before = dict(globals())":
             return ""
+        if not self.module and imports_only(source):
+            return fold("Imports", fence(source))
         head = self.exported(source) if told.keys() & {"export", "exporti"} else fence(source)
         outputs = (self.output(one) for one in cell.get("outputs", []))
         return "\n\n".join([part for part in (head, *outputs) if part])
@@ -247,14 +269,11 @@ class Page:
 
     def opening(self, source: str) -> str:
         "The first cell: title and subtitle, and of a module what it holds."
-        title, *rest = source.split("\n")
-        subtitle = rest[0].removeprefix("> ") if rest and rest[0].startswith("> ") else ""
-        body = "\n".join(rest[1:] if subtitle else rest).strip()
+        title, subtitle, body = opening_of(source)
         body = self.prose(body)
         lead = f'<p class="subtitle">{html.escape(subtitle)}</p>' if subtitle else ""
         where = f"`cyborg.{self.module}`, written in `{self.path}`" if self.module else ""
-        if not self.module:
-            title = f"# {self.path.name}"
+        title = f"# {title if self.module else self.path.name}"
         return "\n\n".join(part for part in (title, lead, where, body, self.contents()) if part)
 
     def markdown(self, notebook: dict) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import nbformat
 import yaml
-from converted import Site, write_page
+from converted import Site, opening_of, write_page
 from executed import execute_all
 from layout import AS_THEY_STAND, MADE, ROOT, SITE, STAGE, linked, notebook_page
 from licences import licences_table
@@ -67,13 +67,13 @@ def stage_files() -> None:
 
 def title_of(path: Path) -> tuple[str, str]:
     "Title and subtitle of a notebook."
-    first = nbformat.read(path, 4).cells[0].source.split("\n")
-    return first[0].removeprefix("# "), first[1].removeprefix("> ")
+    title, subtitle, _ = opening_of(nbformat.read(path, 4).cells[0].source)
+    return title, subtitle
 
 
 def listed(paths: list[Path], page: str) -> str:
     "Notebooks as a table of links, with their subtitles."
-    rows = ["| | |", "|---|---|"]
+    rows = ["| name | what it is about |", "|---|---|"]
     for path in paths:
         there = notebook_page(PurePosixPath(path.relative_to(ROOT).as_posix()))
         name = Path(there).stem
