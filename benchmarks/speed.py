@@ -1,11 +1,15 @@
 """How fast training and evaluation are, as ratios of medians measured side by side in one run.
 
-    python benchmarks/speed.py                 everything, about 10 minutes on two CPU cores
-    python benchmarks/speed.py --parts steps   some of: steps,maps,epoch,evaluation,memory,imports
+    python benchmarks/speed.py                 everything but the last four, about 10 minutes
+    python benchmarks/speed.py --parts steps   some of: steps,maps,epoch,evaluation,memory,imports,
+                                               runs,tests,ways,together (minutes each)
+    python benchmarks/speed.py --parts runs --archs resnet50   whole runs, one network at a time
 
 Both sides of a ratio take turns, so that what else the machine does hits both alike.
 """
 
+import json
+import os
 import platform
 import shutil
 import statistics
@@ -14,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +32,12 @@ from tqdm.auto import tqdm
 
 from cyborg.cache import open_cache
 from cyborg.data import Batch, ImageDataset, make_loader
-from cyborg.epoch import choose_precision, run_epoch
-from cyborg.evaluation import predict
+from cyborg.epoch import run_epoch
+from cyborg.evaluation import predict, predict_together
+from cyborg.forward import choose_precision
 from cyborg.manifest import Manifest
 from cyborg.models import Network, make_network
+from cyborg.predictions import FILES
 from cyborg.runs import new_state
 from cyborg.saliency import write_map
 from cyborg.settings import RunConfig
@@ -302,18 +309,197 @@ def imports() -> list[dict]:
     return rows
 
 
+OURS = """
+import json, sys, time
+start = time.perf_counter()
+from pathlib import Path
+what, arch, folder, *rest = sys.argv[1:]
+folder = Path(folder)
+import cyborg.training
+from cyborg.evaluation import predict
+from cyborg.manifest import read_manifest
+from cyborg.models import make_network
+from cyborg.settings import run_config
+found = {"training": 0.0, "validation": 0.0}
+real = cyborg.training.run_epoch
+def timed(*args):
+    begun = time.perf_counter()
+    row = real(*args)
+    found["training" if len(args) > 5 else "validation"] += time.perf_counter() - begun
+    return row
+cyborg.training.run_epoch = timed
+if what == "train":
+    own = {"arch": arch, "weights": "none", "size": 224, "flip": 0.0, "distance": "mse"}
+    own |= {"manifest": str(folder / "table.csv"), "root": str(folder), "epochs": int(rest[0])}
+    own |= {"runs": str(folder / "runs"), "name": arch}
+    cyborg.training.train(run_config(own), overwrite=True)
+else:
+    begun = time.perf_counter()
+    network = make_network(arch, weights="none", size=224)
+    images = read_manifest(folder / "table.csv", folder).split("test")
+    predict(network, images, folder / "ours", cache=False, overwrite=True)
+    found = {"test": time.perf_counter() - begun}
+print(json.dumps(found))
+"""
+COUNTS = {"train": 20, "val": 220, "test": 320}  # the paper's proportion of 1 to 11
+PAPER = {"train": 50 * 1821, "val": 50 * 20_000, "test": 700_000}  # images of a run, scenario 1
+
+
+def photographs(folder: Path) -> None:
+    "JPEGs of 256 pixels, smooth with a little noise, and table.csv."
+    rng, rows = np.random.default_rng(0), []
+    for split, n in COUNTS.items():
+        for i in range(n):
+            name, soft = f"{split}{i}.jpg", rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            soft = np.asarray(Image.fromarray(soft).resize((256, 256), Image.Resampling.BICUBIC))
+            grain = rng.integers(-8, 9, soft.shape)
+            pixels = (soft + grain).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name, quality=90)
+            write_map(folder / f"{split}{i}-map.png", rng.random((256, 256)))
+            label = ("authentic", "synthetic")[i % 2]
+            row = {"image": name, "label": label, "source": label, "split": split, "subject": ""}
+            rows.append(row | {"map": f"{split}{i}-map.png"})
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+
+
+def child(*command: str) -> dict[str, float]:  # seconds by part, and whole
+    "A process of its own, with a cache of its own."
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"CYBORG_CACHE": cache}
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, env=environment
+        )
+        whole = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1]) | {"whole": whole}
+
+
+LITERAL = str(Path(__file__).with_name("literal.py"))
+
+
+def in_turn(
+    sides: dict[str, tuple[str, ...]],  # name -> command
+    rounds: int,
+) -> dict[str, dict[str, float]]:  # name -> seconds by part, the least of each
+    "Processes one after the other, in turn."
+    found: dict[str, list[dict]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, command in sides.items():
+            found[name].append(child(*command))
+    return {name: pd.DataFrame(rows).min().to_dict() for name, rows in found.items()}
+
+
+def whole_row(what: str, literal: float, ours: float) -> dict:
+    "A ratio of seconds."
+    return {"what": what, "ratio": literal / ours, "seconds": f"{literal:.1f} / {ours:.1f}"}
+
+
+def runs(archs: list[str], rounds: int = 2, epochs: int = 3) -> list[dict]:
+    "Whole training runs as processes: the released loop as described, and ours."
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        photographs(Path(folder))
+        for arch in archs:
+            sides = {
+                "literal": (LITERAL, "train", arch, folder, str(epochs)),
+                "ours": ("-c", OURS, "train", arch, folder, str(epochs)),
+            }
+            literal, ours = in_turn(sides, rounds).values()
+            rows.append(
+                whole_row(f"training run, {arch}, process", literal["whole"], ours["whole"])
+            )
+            both = [one["training"] + one["validation"] for one in (literal, ours)]
+            rows.append(whole_row(f"training run, {arch}, epochs alone", *both))
+            for part, split in (("training", "train"), ("validation", "val")):
+                rows.append(whole_row(f"  {part}, {arch}", literal[part], ours[part]))
+                images = COUNTS[split] * epochs
+                hours = [one[part] / images * PAPER[split] / 3600 for one in (literal, ours)]
+                rows.append(whole_row(f"  paper's run, hours of {part}, {arch}", *hours))
+    return rows
+
+
+def tests(archs: list[str], rounds: int = 1) -> list[dict]:
+    "The test of a run: the released loop at batch 1, with and without grad-cam, and ours."
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        photographs(Path(folder))
+        for arch in archs:
+            sides = {
+                "literal": (LITERAL, "gradcam", arch, folder),
+                "ours": ("-c", OURS, "test", arch, folder),
+            }
+            literal, ours = in_turn(sides, rounds).values()
+            with_maps = literal["test"] + literal["gradcam"]
+            rows.append(whole_row(f"test, {arch}", literal["test"], ours["test"]))
+            rows.append(whole_row(f"test and grad-cam, {arch}", with_maps, ours["test"]))
+            hours = [s / COUNTS["test"] * PAPER["test"] / 3600 for s in (with_maps, ours["test"])]
+            rows.append(whole_row(f"  paper's run, hours of test and maps, {arch}", *hours))
+    return rows
+
+
+def ways(archs: list[str], rounds: int = 3) -> list[dict]:
+    "`predict` as it chooses itself, and in single precision, from cached images, maps and all."
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = write_images(Path(folder), 320, 224)
+        for arch in archs:
+            network = make_network(arch, weights="none", size=224)
+            how = {"cache": Path(folder) / "cache", "overwrite": True}
+            run = partial(predict, network, manifest, Path(folder) / "run", **how)
+            auto, single = side_by_side(run, partial(run, precision="fp32"), rounds)
+            rows.append(whole_row(f"predict in fp32 / as it chooses, {arch} 224 px", single, auto))
+    return rows
+
+
+def together(archs: list[str]) -> list[dict]:
+    "Ten seeds over large pictures at once, and one after the other; nothing is kept of pictures."
+    rows, n = [], 96
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rng, names = np.random.default_rng(0), [f"{i}.jpg" for i in range(n)]
+        for one in names:
+            soft = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            soft.resize((1024, 1024), Image.Resampling.BICUBIC).save(folder / one, quality=95)
+        table = pd.DataFrame({"image": names, "split": "test", "subject": "", "map": ""})
+        table["label"] = table["source"] = np.resize(["authentic", "synthetic"], n)
+        manifest = Manifest(table, folder, ("authentic", "synthetic"))
+        networks = [make_network("test_resnet", weights="none", size=96, seed=k) for k in range(10)]
+        how = {"cache": False, "overwrite": True}
+
+        def at_once() -> None:
+            predict_together(networks, manifest, [folder / f"t{k}" for k in range(10)], **how)
+
+        def one_by_one() -> None:
+            for k, network in enumerate(networks):
+                predict(network, manifest, folder / f"o{k}", **how)
+
+        both = side_by_side(at_once, one_by_one, 3)
+        same = all(
+            (folder / f"t{k}" / file).read_bytes() == (folder / f"o{k}" / file).read_bytes()
+            for k in range(10)
+            for file in FILES
+        )
+        what = f"10 seeds tested at once / one after the other, equal to the bit: {same}"
+        rows.append(whole_row(what, *both))
+    return rows
+
+
 PARTS = {f.__name__: f for f in (steps, maps, epoch, evaluation, memory, imports)}
+WHOLE = {f.__name__: f for f in (runs, tests, ways, together)}
 
 
 @call_parse
 def main(
     parts: str = ",".join(PARTS),  # which, comma-separated
+    archs: str = "resnet50,densenet121",  # of runs, tests and ways
 ):
     "Print a Markdown table."
     rows = []
     load = psutil.getloadavg()[0]
     for name in tqdm(parts.split(","), unit="part"):
-        rows += PARTS[name]()
+        rows += WHOLE[name](archs.split(",")) if name in WHOLE else PARTS[name]()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads,")
     print(
         f"torch {torch.__version__}, load before {load:.1f}, after {psutil.getloadavg()[0]:.1f}\n"

@@ -14,8 +14,8 @@ import re
 import struct
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,8 +110,22 @@ class Network(nn.Module):
             return Output(self.classified(images.float()), images)
         with self.attending() as attention:
             features = self.backbone.forward_features(images)  # (B, N, h, w)
-        logits = self.backbone.forward_head(features)
+        with self.exactly(features) as exact:
+            logits = self.backbone.forward_head(exact)
         return Output(self.of_classes(logits), features, *attention)
+
+    @contextmanager
+    def exactly(
+        self,
+        pooled: torch.Tensor,  # what the head takes
+    ) -> Iterator[torch.Tensor]:  # the same, in evaluation mode in single precision or wider
+        "While it is open, the head is not rounded to bf16, but in training."
+        if self.training:
+            yield pooled
+            return
+        rounded = pooled.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(pooled.device.type, enabled=False):
+            yield pooled.float() if rounded else pooled
 
     @property
     def gives(self) -> tuple[str, ...]:  # fields of `Output` that a model map may be made of
@@ -294,6 +308,9 @@ class RolloutNetwork(Network):
         prefix = self.backbone.num_prefix_tokens
         features = tokens[:, prefix:].transpose(1, 2).unflatten(2, self.map_size)
         rollout = attention_rollout(attentions, self.map_size, prefix)
+        if not self.training:
+            with self.exactly(tokens) as exact:
+                logits = self.backbone.forward_head(exact)
         return Output(self.of_classes(logits), features, rollout)
 
 # %% ../nbs/lib/10_models.ipynb #88bfa88a
@@ -312,7 +329,8 @@ class SpreadNetwork(Network):
             return Output(self.classified(images.float()), images)
         with self.attending() as attention:
             pooled, features, *more = read_ending(self.backbone, self.ending, images, self.map_size)
-        logits = F.linear(pooled, self.last.weight.flatten(1), self.last.bias)
+        with self.exactly(pooled) as exact:
+            logits = F.linear(exact, self.last.weight.flatten(1), self.last.bias)
         return Output(self.of_classes(logits), features, *(attention or [None]), *more)
 
     @property

@@ -30,15 +30,14 @@ else:
     torch = Deferred("torch")
 
 # %% auto #0
-__all__ = ['KEYS', 'PRECISIONS', 'SCORES', 'FILES', 'PARTS', 'EXCLUDED', 'NOTE', 'PredictionsError', 'prediction_schema',
-           'write_shard', 'finished_shards', 'shard_rows', 'merge_excluded', 'merge_means', 'merge_maps',
-           'merge_predictions', 'weights_digest', 'evaluation_settings', 'run_settings', 'run_score',
+__all__ = ['KEYS', 'SCORES', 'FILES', 'PARTS', 'EXCLUDED', 'NOTE', 'PredictionsError', 'prediction_schema', 'write_shard',
+           'finished_shards', 'shard_rows', 'merge_excluded', 'merge_means', 'merge_maps', 'merge_predictions',
+           'weights_digest', 'evaluation_settings', 'run_settings', 'run_score', 'run_precision', 'begun_precision',
            'refuse_other_predictions', 'open_predictions', 'read_predictions', 'predicted_with', 'read_maps',
            'MeanMaps', 'read_training_maps', 'read_mean_maps', 'mean_agreement']
 
 # %% ../nbs/lib/19_predictions.ipynb #dc44e283
 KEYS = ["data", "network", "scenario", "seed"]  # of a run, in the tables of a study
-PRECISIONS = ("fp32", "bf16")
 SCORES = ("softmax", "released")  # what an image's score is
 FILES = (
     "saliency.npy",
@@ -234,6 +233,26 @@ def run_score(
     "The score that a run's quirks ask for; softmax outside of run folders."
     settings = run_settings(folder) or {}
     return SCORES["score" in parse_quirks(settings.get("quirks", ""))]
+
+
+def run_precision(
+    folder: Path,  # a run folder, or one in it
+) -> str:  # one of `cyborg.forward.PRECISIONS`
+    "The precision that a run's settings ask for; single with quirks of the released code."
+    settings = run_settings(folder) or {}
+    quirky = parse_quirks(settings.get("quirks", ""))
+    return "fp32" if quirky else settings.get("precision", "auto")
+
+
+def begun_precision(
+    folder: Path,  # of `predict`
+) -> str | None:  # None where nothing is there
+    "How what is there was scored, finished or not."
+    if (path := folder / FILES[-1]).exists():
+        return open_predictions(path)[1].get("settings", {}).get("precision")
+    if (path := folder / PARTS / "settings.json").exists():
+        return read_json(path, f"remove {path.parent} and start again").get("precision")
+    return None
 
 
 def refuse_other_predictions(

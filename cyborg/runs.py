@@ -106,10 +106,12 @@ def new_record(
     device: torch.device,
     seen: Iterable[str] = (),  # sources that a setting says were trained on
     processes: int = 1,  # that train together
+    validation: str = "",  # how validation images go through the network
 ) -> dict[str, Any]:  # of what JSON can hold
     "What config.json says of a run that begins now."
     origin = provenance(manifest, warnings, settings.get("synthetic", ""), seen)
     resolved = {"precision": precision[0], "reason": precision[1], "device": str(device)}
+    resolved |= {"validation": validation} if validation else {}
     session = {"first_epoch": 1, "last_epoch": None, **resolved, "processes": processes}
     if processes > 1:
         session["batch_norm"] = "over the images of all processes"  # see `epoch`

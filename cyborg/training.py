@@ -24,12 +24,13 @@ from .data import Batch, ImageDataset, make_loader
 from cyborg.epoch import (
     Progress,
     build_network,
-    choose_precision,
     image_weights,
     make_datasets,
     run_epoch,
+    validation_way,
 )
 from .files import DamagedError, require_bool
+from .forward import choose_precision
 from .front import handed_on
 from .grids import TRAINING_MAPS, human_map_means
 from .launch import together
@@ -118,7 +119,8 @@ def train(
     settings = dataclasses.asdict(config) | {"size": network.size}
     settings["manifest"] = str(Path(config.manifest).expanduser().resolve())
     seen = parse_protocol(config.seen, config.counterparts).seen
-    how = (precision, reason), accelerator.device, seen, accelerator.num_processes
+    validation = validation_way(config, accelerator.device, precision).words
+    how = (precision, reason), accelerator.device, seen, accelerator.num_processes, validation
     record = new_record(settings, manifest, warnings, *how)
     told = [f"positive class: {record['provenance']['positive']}"]
     told += [*(f"warning: {w}" for w in warnings), f"precision {precision}: {reason}"]

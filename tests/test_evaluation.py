@@ -616,7 +616,7 @@ def test_a_strangers_file_of_our_name_is_kept(manifest, tmp_path, overwrite):
         ({"shard_size": 0}, "shard_size is 0"),
         ({"workers": -1}, "workers is -1, expected a whole number of at least 0"),
         ({"which": "predicted"}, "which is 'predicted', expected one of pred, true, difference"),
-        ({"precision": "fp16"}, "precision is 'fp16', expected one of fp32, bf16"),
+        ({"precision": "fp16"}, "precision is 'fp16', expected one of auto, fp32, bf16, compiled"),
     ],
 )
 def test_bad_arguments(manifest, tmp_path, how, text):

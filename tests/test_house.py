@@ -25,6 +25,7 @@ CORRIDOR = [
         "demo",
     ),
     *("cache", "grids", "others.quirks", "data", "heads", "models", "cam", "loss", "guidance"),
+    "forward",
     *("others.released", "others.attention", "others.cnndetection"),
     "measure.corners",
     *(

@@ -30,6 +30,7 @@ from test_training import write_faces
 from cyborg.data import make_loader
 from cyborg.demo import demo_plan
 from cyborg.epoch import make_datasets
+from cyborg.evaluation import predict
 from cyborg.files import ManifestError
 from cyborg.manifest import METRICS, read_manifest
 from cyborg.measure import measures
@@ -47,7 +48,7 @@ from cyborg.study.file import StudyError, make_study, read_study, study_runs
 from cyborg.study.grid import check_study, estimate, plan
 from cyborg.study.run import NOTEBOOK, local_cluster, run_study, schedule
 from cyborg.study.runner import LOG, REPORT, Outcome, run_state
-from cyborg.training import train
+from cyborg.training import load_run, train
 
 # Stands in for train.ipynb: a step a tenth of a second, its history the checkpoint it goes on from,
 # its scores made from all steps. From which step each attempt went on stands in trace.txt.
@@ -921,6 +922,49 @@ def test_the_command_trains_for_real(content, faces, tmp_path):
     assert wrong.stderr.startswith("cyborg-study: there is no study file absent.yaml")
 
 
+def test_runs_that_are_tested_together_say_what_they_say_alone(
+    content, faces, tmp_path, monkeypatch
+):
+    content["settings"] |= {"epochs": 1, "batch_size": 4}
+    content |= {"scenarios": ["classical"], "preset": "quick", "together": True}
+    study, tasks = make_study(content, runs=tmp_path), []
+
+    def spied(pool, given, *rest):
+        tasks.append([*given])
+        return schedule(pool, given, *rest)
+
+    monkeypatch.setattr(run_module, "schedule", spied)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    table = run_study(study, workers=2, tell=print)
+    assert table["state"].tolist() == ["finished"] * 2
+    names = [run.config.name for run in study_runs(study)]
+    assert tasks == [names, ["test-0"], names]
+    for run in study_runs(study):
+        folder, images = run.config.folder, read_manifest(faces / "manifest.csv", faces)
+        alone = predict(load_run(folder).network, images.split("test"), tmp_path / run.config.name)
+        assert alone.read_bytes() == (folder / "predictions.parquet").read_bytes()
+        report = (folder / REPORT).stat().st_mtime
+        begun = report - run_state(folder).seconds
+        assert (folder / "model.safetensors").stat().st_mtime < begun
+        assert (folder / "predictions.parquet").stat().st_mtime < begun
+    assert (
+        len({(r.config.folder / "predictions.parquet").read_bytes() for r in study_runs(study)})
+        == 2
+    )
+
+
+def test_only_runs_that_look_at_the_same_are_tested_together(content, tmp_path, monkeypatch):
+    content["scenarios"] = ["classical", {"other": {"which": "true"}}]
+    content["seeds"] = 18
+    runs = study_runs(make_study(content, runs=tmp_path))
+    side = lambda folder, *_: {"settings": {"size": 96 if "seed17" in folder.name else 64}}  # noqa: E731
+    monkeypatch.setattr(run_module, "run_record", side)
+    groups = run_module._groups(runs)
+    assert sorted(len(group) for group in groups) == [16, 16]  # 17 of 64 px each, one is left over
+    assert all(len({"other" in folder for folder in group}) == 1 for group in groups)
+    assert not any("seed17" in folder for group in groups for folder in group)
+
+
 def check_what_a_report_needs(study, call, environment):
     "Degraded images, the audit, tables collected anew, and the report of all that."
     (run,) = study_runs(study)
@@ -1007,6 +1051,28 @@ def test_a_run_gone_on_with_otherwise_is_not_pooled_unless_asked(content, tmp_pa
         collect(study)
     marked = collect(study, mixed=True).measures
     assert all(field in text for text in marked["differs"])
+
+
+@pytest.mark.parametrize(("quirks", "refused"), [("", True), ("hook", False)])
+def test_runs_scored_in_another_precision_are_not_pooled_unless_asked(
+    content, tmp_path, quirks, refused
+):
+    "Quirks of the released code are scored in single precision, whatever the others are."
+    name, *_ = content["scenarios"] = ["classical", {"odd": {"alpha": 1.0, "quirks": quirks}}]
+    study = make_study(content, runs=tmp_path)
+    runs = study_runs(study)
+    odd = [run for run in runs if run.scenario == "odd"]
+    assert 0 < 2 * len(odd) <= len(runs)
+    for run in runs:
+        kind = "fp32" if run in odd and (quirks or run is odd[0]) else "bf16"
+        write_finished(run, note={"settings": {"map_size": "2x2", "precision": kind}})
+    if not refused:
+        assert collect(study).problems == []
+        return
+    with pytest.raises(StudyError, match=rf"1 of .*{odd[0].config.name}: scored fp32"):
+        collect(study)
+    marked = collect(study, mixed=True).measures.query("differs != ''")
+    assert {*marked["scenario"]} == {"odd"} and {*marked["differs"]} == {"scored fp32"}
 
 
 def test_gpus_of_one_kind_are_one_device(content, tmp_path):

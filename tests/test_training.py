@@ -24,8 +24,9 @@ from cyborg import cache, epoch, trial
 from cyborg import runs as runs_module
 from cyborg.cache import CacheError
 from cyborg.data import Batch
-from cyborg.epoch import DivergedError, choose_precision, make_datasets, run_epoch
+from cyborg.epoch import DivergedError, make_datasets, run_epoch
 from cyborg.files import ManifestError, modules_of
+from cyborg.forward import choose_precision
 from cyborg.grids import TRAINING_MAPS
 from cyborg.manifest import Manifest, read_manifest
 from cyborg.models import NetworkError, make_network

@@ -29,12 +29,13 @@ from .maps import alert, control_row, status
 from .tiles import face, map_picture, row_of, tile
 from .views import ExploreError, RunView, find_runs, made_with
 from ..files import Bar, file_stamp
+from ..forward import Way, choose_way, forwarder, runnable
 from ..manifest import Manifest, read_manifest
 from ..measure.auc import class_scores
 from ..measure.robustness import guided_degradation, salient_region
 from ..models import Network, Output
 from ..pictures import read_picture
-from ..predictions import weights_digest
+from ..predictions import run_precision, weights_digest
 from ..prepare.crop import CenterFace, FaceSource, choose_face, crop_picture, face_crop
 from ..training import load_run
 from ..widgets import DropZone, markup
@@ -81,6 +82,7 @@ class Explanation(NamedTuple):
 def _looked(
     network: Network,
     pixels: np.ndarray,  # (B, S, S, 3) uint8
+    way: Way = Way(),  # noqa: B008, one picture gains nothing by another
 ) -> tuple[Output, torch.Tensor, torch.Tensor]:  # with maps (B, h, w) and the normalised images
     "One forward pass in evaluation mode."
     mean, std = (
@@ -88,7 +90,7 @@ def _looked(
     )
     images = normalised(np.array(pixels), mean, std)
     with torch.inference_mode():
-        output = network.eval()(images)
+        output = forwarder(network.eval(), way)(images)
         return output, model_saliency(network, output), images
 
 # %% ../../nbs/lib/explore/03_picture.ipynb #5040660a
@@ -134,7 +136,10 @@ def training_features(
     classes = run.record["provenance"]["classes"]
     manifest = read_manifest(run.settings["manifest"], run.root, classes).split("train")
     stamp = {"images": manifest.digest, "weights": weights_digest(network)}
-    make = partial(_training_features, manifest, network, batch_size)
+    way = choose_way(network, torch.device("cpu"), run_precision(run.folder), len(manifest))
+    way = runnable(network.eval(), way)
+    stamp |= {"precision": way.words} if way.precision != "fp32" else {}
+    make = partial(_training_features, manifest, network, batch_size, way)
     content = made_with(run.folder / "features.npz", stamp, make)
     return content["features"], manifest.table.iloc[content["rows"]].reset_index(drop=True)
 
@@ -143,14 +148,15 @@ def _training_features(
     manifest: Manifest,  # the training split
     network: Network,
     batch_size: int,
+    way: Way,
 ) -> dict[str, np.ndarray]:  # features (n, N) float16, and their rows in the manifest
     "Look at all training images."
     images, found = open_cache(manifest, network.size), []
     rows = np.flatnonzero(images.rows[images.find(manifest.table["image"])] >= 0)
     positions = images.find(manifest.table["image"])[rows]
     for start in Bar(range(0, len(rows), batch_size), desc="training images", delay=3):
-        output = _looked(network, images.gather(positions[start : start + batch_size]))[0]
-        found.append(output.features.mean(dim=(-2, -1)).numpy().astype(np.float16))
+        output = _looked(network, images.gather(positions[start : start + batch_size]), way)[0]
+        found.append(output.features.float().mean(dim=(-2, -1)).numpy().astype(np.float16))
     return {"features": np.concatenate(found), "rows": rows}
 
 

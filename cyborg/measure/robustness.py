@@ -30,12 +30,13 @@ from ..cam import Which, model_saliency
 from ..data import normalised
 from ..evaluation import evaluation_mode, predict
 from ..files import Bar, atomic_path, did_you_mean, require_bool
+from ..forward import choose_way, forwarder, runnable
 from ..manifest import COLUMNS, Manifest
 from .auc import class_scores
 from .statistics import auc_intervals
 from ..models import Output
 from ..pictures import read_picture
-from ..predictions import FILES, read_predictions
+from ..predictions import FILES, begun_precision, read_predictions, run_precision
 from ..saliency import cc, is_flat, resize_map, sim
 from ..training import load_run
 
@@ -249,6 +250,11 @@ def predict_degraded(
     folder, manifest = Path(folder), sampled(manifest, sample, seed)
     passes = [(name, k) for name in names for k in range(1, len(_known(name).levels) + 1)]
     unmapped = Manifest(manifest.table.assign(map=""), manifest.root, manifest.classes)
+    if how.get("precision", "auto") == "auto":  # one for all, by the number of images in all
+        asked = begun_precision(folder / CLEAN) or run_precision(folder)
+        images = len(manifest) * (1 + len(passes))
+        device = next(network.parameters()).device
+        how |= {"precision": choose_way(network, device, asked, images).precision}
     predict(Degraded(network, names[0], 0), manifest, folder / CLEAN, **how)
     for name, severity in Bar(passes, desc="degradations", unit="pass", delay=3):
         images = unmapped if DEGRADATIONS[name].moves else manifest
@@ -457,6 +463,7 @@ def _look(
     pixels: np.ndarray,  # (B, S, S, 3) uint8
     which: Which,
     labels: np.ndarray,  # (B,) int, the true classes
+    forward: Callable | None = None,  # of `forwarder`; None: the network
 ) -> tuple[np.ndarray, np.ndarray]:  # saliency (B, h, w) in [0, 1], score (B,) of the last class
     "What a network says of pixels."
     device = next(network.parameters()).device
@@ -464,7 +471,8 @@ def _look(
         torch.tensor(v, dtype=torch.float32).reshape(3, 1, 1) for v in (network.mean, network.std)
     )
     with torch.inference_mode():
-        output = network(normalised(np.ascontiguousarray(pixels), mean, std).to(device))
+        images = normalised(np.ascontiguousarray(pixels), mean, std).to(device)
+        output = (forward or network)(images)
         maps = model_saliency(network, output, which, torch.from_numpy(labels).to(device))
     return maps.cpu().numpy(), class_scores(output.logits.cpu().numpy())[:, -1]
 
@@ -475,9 +483,10 @@ def _measured(
     share: float,
     which: Which,
     labels: np.ndarray,  # (B,) int, the true classes
+    forward: Callable | None,  # of `forwarder`
 ) -> tuple[pd.DataFrame, np.ndarray]:  # B rows, and maps (B, h, w)
     "Measures (a), (c) and (e) of a batch."
-    look = partial(_look, network, which=which, labels=labels)
+    look = partial(_look, network, which=which, labels=labels, forward=forward)
     maps, score = look(pixels)
     found = {"score": score, "entropy": map_entropy(maps)}
     for name, transform in TRANSFORMS.items():
@@ -506,6 +515,7 @@ def salience_measures(
     which: Which = "pred",  # whose saliency, see `cyborg.cam.class_weight`
     batch_size: int = 32,  # images
     cache: str | Path | None = None,  # folder for `open_cache`
+    precision: str = "auto",  # one of `cyborg.forward.PRECISIONS`
 ) -> Salience:
     "Entropy, geometric stability and reaction to degradation of each readable image."
     manifest = sampled(manifest, sample)
@@ -515,11 +525,14 @@ def salience_measures(
     table, positions, parts = table[readable].reset_index(drop=True), positions[readable], []
     labels = np.asarray(manifest.labels, dtype=np.int64)[readable]
     title = {"desc": "saliency", "unit": "image", "delay": 3, "leave": False}
+    passes = 3 + len(TRANSFORMS)
+    way = choose_way(network, next(network.parameters()).device, precision, passes * len(table))
     with evaluation_mode(network, False), Bar(total=len(table), **title) as bar:
+        forward = forwarder(network, runnable(network, way))
         for start in range(0, len(table), batch_size):
             pixels = images.gather(positions[start : start + batch_size])
             own = labels[start : start + batch_size]
-            parts.append(_measured(network, pixels, share, which, own))
+            parts.append(_measured(network, pixels, share, which, own, forward))
             bar.update(len(pixels))
     if not parts:
         raise ValueError(f"none of the {len(manifest)} images of manifest can be read")
@@ -598,7 +611,8 @@ def write_robustness(
     if overwrite or not (run / "salience.npz").is_file():
         trained = load_run(run)
         network, which = trained.network.to(device), trained.config.which
-        found = salience_measures(network, manifest, sample, which=which)
+        own = run_precision(run) if (asked := how.get("precision", "auto")) == "auto" else asked
+        found = salience_measures(network, manifest, sample, which=which, precision=own)
         with atomic_path(run / "salience.csv") as temporary:
             salience_means(found, seen).to_csv(temporary, index=False)
         images = found.table["image"].to_numpy(dtype=str)

@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from ..cache import open_cache
 from ..cam import min_max
 from ..data import Batch, ImageDataset, make_loader
-from ..epoch import Progress, choose_precision
+from ..epoch import Progress
 from ..figures import titled
 from ..files import name_fault, reading, require_bool, runs_root
+from ..forward import choose_precision
 from ..manifest import Manifest, data_name, group_split, read_manifest, unshared_name
 from cyborg.models import (
     Network,

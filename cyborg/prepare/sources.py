@@ -35,12 +35,14 @@ from cyborg.files import (
     safe_path,
     usable_cores,
 )
+from ..forward import choose_way, forwarder, runnable
 from ..manifest import COLUMNS, Manifest, write_manifest
 from ..marks import GRANULARITIES, AnnotationError, granular_mask, map_shape
 from ..models import Network
 from ..people.formats import ImageNames
 from ..people.gaze import check_percent, count_outside, gaze_unit, in_pixels
 from ..pictures import read_picture
+from ..predictions import run_precision
 from .crop import BOX_OPTIONS, crop_names, refuse_strangers
 from .mentor import load_autoencoder
 from .segmentation import LANDMARK_SIGMA, FaceParser, landmark_source
@@ -323,18 +325,20 @@ def teacher_saliency(
     labels: torch.Tensor,  # (B,) int64
     kind: str = "cam",  # a key of `cyborg.cam.MAPS`, or rise
     which: Which = "true",  # whose map; rise takes the true or the predicted class
+    forward: Callable | None = None,  # of `forwarder`, for maps that are no gradients
     **options: Any,  # for `rise`: masks, cells, share, seed, batch_size
 ) -> torch.Tensor:  # (B, h, w) unscaled; RISE gives (B, S, S)
     "Maps of any kind, of one batch."
+    forward = forward or network
     if kind != "rise":
-        with torch.set_grad_enabled(MAPS[kind].of_images):
-            images = images.clone().requires_grad_(MAPS[kind].of_images)
-            output = network(images)
+        with torch.set_grad_enabled(by_image := MAPS[kind].of_images):
+            images = images.clone().requires_grad_(by_image)
+            output = (network if by_image else forward)(images)
             return model_map(output, network.head_weight, kind, which, labels, images).detach()
     if which == "pred":
         with torch.inference_mode():
-            labels = network(images).logits.argmax(1)
-    predict = lambda masked: network(masked).logits.float().softmax(1)  # noqa: E731
+            labels = forward(images).logits.argmax(1)
+    predict = lambda masked: forward(masked).logits.float().softmax(1)  # noqa: E731
     return rise(predict, images, labels, **options)
 
 # %% ../../nbs/lib/prepare/06_sources.ipynb #7fa45e88
@@ -413,16 +417,20 @@ def teacher_maps(
     batch_size: int = 32,  # images at a time
     device: str = "auto",  # a GPU if there is one
     cache: str | Path | None = None,  # folder of decoded images; None: the usual one
+    precision: str = "auto",  # one of `cyborg.forward.PRECISIONS`; auto: as the run's settings say
     **options: Any,  # of rise: masks (4000), cells (7), share (0.5), seed (0)
 ) -> MapSource:
     "A trained network as a source of maps."
     run = run if isinstance(run, Run) else load_run(run)
     options = _teacher_options(kind, which, options)
     network = run.network.to(best_device(device))
+    asked = run_precision(run.folder) if precision == "auto" else precision
+    way = runnable(network, choose_way(network, best_device(device), asked))
+    forward = forwarder(network, way)
 
     def draw(images: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
         labels = torch.from_numpy(labels).to(images.device)
-        return teacher_saliency(network, images, labels, kind, which, **options)
+        return teacher_saliency(network, images, labels, kind, which, forward, **options)
 
     def maps(part: Manifest) -> list[np.ndarray | str]:
         order = _classes_of(run, part)
@@ -430,6 +438,7 @@ def teacher_maps(
 
     weights = content_hash(run.folder / "model.safetensors")
     settings = {"weights": weights, "kind": kind, "which": which, "size": size, **options}
+    settings |= {"precision": way.words} if way.precision != "fp32" else {}
     return MapSource(f"{kind} of {run.folder.name}", settings, maps, batch_size)
 
 # %% ../../nbs/lib/prepare/06_sources.ipynb #01ab0110
@@ -439,19 +448,24 @@ def autoencoder_maps(
     batch_size: int = 32,  # images at a time
     device: str = "auto",  # a GPU if there is one
     cache: str | Path | None = None,  # folder of decoded images; None: the usual one
+    precision: str = "auto",  # fp32, bf16, or auto: as the autoencoder's settings say
 ) -> MapSource:
     "A trained autoencoder as a source of maps; it looks at no label."
     folder = Path(folder)
     model = load_autoencoder(folder).to(best_device(device))
+    asked = run_precision(folder) if precision == "auto" else precision
+    way = choose_way(model, best_device(device), asked)
+    forward = forwarder(model, way)
 
     @torch.inference_mode()
     def draw(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
-        return model(images)
+        return forward(images)
 
     def maps(part: Manifest) -> list[np.ndarray | str]:
         return network_maps(model, draw, part, size, cache)
 
     settings: dict[str, Any] = {"weights": content_hash(folder / "autoencoder.safetensors")}
+    settings |= {"precision": way.words} if way.precision != "fp32" else {}
     return MapSource(f"autoencoder {folder.name}", settings | {"size": size}, maps, batch_size)
 
 # %% ../../nbs/lib/prepare/06_sources.ipynb #bb2daa49

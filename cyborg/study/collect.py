@@ -35,7 +35,7 @@ from cyborg.measure.measures import (
     training_maps_file,
 )
 from ..people.ceiling import study_annotators
-from ..predictions import KEYS
+from ..predictions import KEYS, PredictionsError, begun_precision
 from ..runs import read_history, run_codes, run_sessions
 from ..saliency import RunningMean
 from cyborg.study.file import (
@@ -60,11 +60,20 @@ def _fields(record: Mapping[str, Any]) -> dict[str, str]:
         "code_digest": " ".join(run_codes(record)),
         "versions": " then ".join(dict.fromkeys(versions)),
         "precision": " then ".join(dict.fromkeys(s.get("precision", "") for s in sessions)),
+        "validation": " then ".join(dict.fromkeys(s.get("validation", "") for s in sessions)),
         "device": " then ".join(dict.fromkeys(devices)),
     }
 
 
-_SHOWN = ("precision", "device")  # fields whose values people can read
+def _scored(folder: Path) -> str:  # for example bf16; empty where there is nothing to read
+    "In which precision a run was tested."
+    try:
+        return begun_precision(folder) or ""
+    except (PredictionsError, DamagedError):  # said where it is measured
+        return ""
+
+
+_SHOWN = ("precision", "validation", "scored", "device")  # fields whose values people can read
 
 
 def differences(
@@ -74,10 +83,13 @@ def differences(
     "In which fields runs differ from what most of them have, or from what the study says."
     table = pd.DataFrame([_fields(record) for record in records]).astype(object)
     table["manifest_digest"] = [record["provenance"]["manifest_digest"] for record in records]
+    table["scored"] = [_scored(run.config.folder) for run in runs]
     groups = {  # the field is alike within these
         "code_digest": "",
         "versions": "",
         "precision": [run.network for run in runs],
+        "validation": [f"{run.network} {run.scenario}" for run in runs],  # quirks take it whole
+        "scored": [f"{run.network} {bool(run.config.quirk_names)}" for run in runs],
         "device": [run.network for run in runs],
         "manifest_digest": [run.config.manifest for run in runs],
     }

@@ -388,6 +388,7 @@ class Study:
     ] = field(default_factory=dict)  # of every run
     least_maps: _Share = 0.9  # of training images with a map, below which maps are missing
     robustness: _Number = 0  # test images a source and label that are scored degraded, too
+    together: bool = False  # train all, then decode the test images once for many runs
     frozen: Annotated[dict[_Name, _Systems], _OR_NONE, _wanted("systems by data")] = field(
         default_factory=dict
     )

@@ -23,9 +23,10 @@ from accelerate import Accelerator
 from ..cache import cache_root, require_room, uncached_images
 from ..data import Batch
 from ..demo import demo_plan, make_demo
-from ..epoch import build_network, choose_precision, run_epoch
+from ..epoch import build_network, run_epoch
 from ..files import Bar, Finding, data_root, did_you_mean, over_files
 from ..findings import read_checked, validate, validate_once
+from ..forward import choose_precision
 from cyborg.manifest import (
     SPLITS,
     Manifest,

@@ -39,6 +39,7 @@ from ..findings import CHECKED
 from ..measure.measures import KEPT
 from ..models import NetworkError, WeightsError
 from ..predictions import KEYS
+from ..runs import run_record
 from ..settings import SettingsError
 from .collect import audit_data, collect, summary
 from cyborg.study.file import (
@@ -60,7 +61,7 @@ from cyborg.study.grid import (
     room_needed,
     score_systems,
 )
-from .runner import OUTCOME, REPORT, Outcome, execute_on_worker, write_outcome
+from .runner import OUTCOME, REPORT, RESULT, Outcome, execute_on_worker, write_outcome
 
 # %% ../../nbs/lib/study/04_run.ipynb #fbf31063
 NOTEBOOK = NOTEBOOKS / "train.ipynb"
@@ -231,7 +232,7 @@ def _reason(future: Future) -> BaseException:
 def _task(
     run: StudyRun,
     study: Study,
-    notebook: Path,
+    notebook: str | Path,  # empty: train, and no more
     pool: Cluster,
 ) -> tuple:  # arguments of `execute_on_worker`
     "What a worker is given for a run: every setting, so that no default can differ there."
@@ -273,6 +274,49 @@ def _cluster(
         if cluster == "slurm"
         else remote_cluster(cluster, threads, each)
     )
+
+# %% ../../nbs/lib/study/04_run.ipynb #8e7e071d
+TESTED_AT_ONCE = 16  # networks in memory
+
+
+def _groups(
+    runs: Sequence[StudyRun],  # trained
+) -> list[list[str]]:  # run folders that can be tested together, two or more
+    "Runs that look at the same test images at the same size."
+    groups: dict[tuple, list[str]] = {}
+    for run in runs:
+        c = run.config
+        key = (c.manifest, c.root, c.synthetic, c.seen, c.counterparts, c.which, c.cache)
+        size = run_record(c.folder)["settings"]["size"]
+        groups.setdefault((*key, size), []).append(str(c.folder))
+    parts = [
+        g[i : i + TESTED_AT_ONCE] for g in groups.values() for i in range(0, len(g), TESTED_AT_ONCE)
+    ]
+    return [part for part in parts if len(part) > 1]
+
+
+def _first_together(
+    study: Study,
+    todo: Sequence[StudyRun],
+    pool: Cluster,
+    report: Callable[[int], None],
+    every: float,
+    tell: Callable[[str], None],
+) -> list[StudyRun]:  # those whose notebooks are to be executed: training did not fail
+    "Train all, then test many at once."
+    tasks = {run.config.name: _task(run, study, "", pool) for run in todo}
+    ended = schedule(pool, tasks, execute_on_worker, report, every)
+    kept = [run for run in todo if getattr(ended[run.config.name], "finished", True)]
+    trained = [run for run in kept if (run.config.folder / "model.safetensors").is_file()]
+    groups = _groups([run for run in trained if not (run.config.folder / RESULT).is_file()])
+    _, _, _, environment, threads, devices = _task(todo[0], study, "", pool)
+    tasks = {
+        f"test-{i}": (g[0], "", {}, environment, threads, devices, g) for i, g in enumerate(groups)
+    }
+    for name, outcome in schedule(pool, tasks, execute_on_worker, lambda _: None, every).items():
+        if not getattr(outcome, "finished", False):
+            tell(f"{name}: not tested together: {getattr(outcome, 'error', outcome)}")
+    return kept
 
 # %% ../../nbs/lib/study/04_run.ipynb #2db91f01
 @contextmanager
@@ -343,6 +387,8 @@ def run_study(
             running = min(left, sum(pool.client.nthreads().values()))
             tell(_line(now, running, (whole - done) / pace if pace > 0 else np.nan))
 
+        if study.together:
+            todo = _first_together(study, todo, pool, report, every, tell)
         tasks = {r.config.name: _task(r, study, Path(notebook), pool) for r in todo}
         ended = schedule(pool, tasks, execute_on_worker, report, every)
         for name, outcome in ended.items():

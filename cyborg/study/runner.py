@@ -120,15 +120,47 @@ def run_child() -> None:
     with FileLock(folder / ".runner.lock", timeout=order["patience"]):
         # A kernel outlives a killed child by up to a second, and holds the lock of `train`.
         FileLock(folder / ".lock", timeout=order["patience"]).acquire().lock.release()
-        execute_notebook(
-            order["notebook"],
-            output,
-            order["parameters"],
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            cwd=order["folder"],
-        )
+        if order["notebook"]:
+            execute_notebook(
+                order["notebook"],
+                output,
+                order["parameters"],
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                cwd=order["folder"],
+            )
+        elif order["together"]:
+            _test_together(order["together"])
+        else:
+            _train_alone(order["parameters"])
+
+
+def _train_alone(parameters: Mapping[str, Any]) -> None:
+    "What the notebook does before its test."
+    from ..settings import SETTINGS, preset_config
+    from ..training import train
+
+    given = {name: value for name, value in parameters.items() if name in SETTINGS}
+    train(preset_config(parameters["preset"], given))
+
+
+def _test_together(folders: Sequence[str]) -> None:
+    "What the notebook does in its test, for runs of one size and manifest."
+    import torch
+
+    from ..evaluation import predict_together
+    from ..manifest import parse_protocol, read_manifest, with_protocol
+    from ..training import load_run
+
+    runs = [load_run(folder) for folder in folders]
+    config = runs[0].config
+    images = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
+    images = with_protocol(images, *parse_protocol(config.seen, config.counterparts))
+    device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+    networks = [run.network.to(device) for run in runs]
+    how = {"which": config.which, "workers": config.workers, "cache": config.cache == "all"}
+    predict_together(networks, images.split("test"), folders, **how)
 
 # %% ../../nbs/lib/study/00_runner.ipynb #f401e8b4
 _CHILD = "from cyborg.study.runner import run_child; run_child()"
@@ -174,15 +206,18 @@ def _attempt(
             status = child.wait()
     if status:
         return _last_line(folder, printed)
+    if not order["notebook"]:
+        return ""
     return "" if (folder / RESULT).is_file() else f"the notebook ended without {RESULT}"
 
 # %% ../../nbs/lib/study/00_runner.ipynb #3e17c450
 def execute(
     folder: str | Path,  # the run folder; made when missing
-    notebook: str | Path,  # to be executed, as a rule nbs/train.ipynb
+    notebook: str | Path,  # to be executed, as a rule nbs/train.ipynb; empty: train, and no more
     parameters: Mapping[str, Any],  # of the notebook, by name: text, numbers, truth values
     environment: Mapping[str, str] | None = None,  # variables of the child, beside this process's
     patience: float = PATIENCE,  # seconds to wait for another process to leave the folder
+    together: Sequence[str] = (),  # run folders that are tested at once, in the place of all that
 ) -> Outcome:  # also written into the folder
     "Execute a run, or return at once when it is finished. A run that fails raises nothing."
     folder, start = Path(folder).resolve(), time.monotonic()
@@ -191,12 +226,14 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTCOME).unlink(missing_ok=True)
     order = {"folder": str(folder), "notebook": str(notebook), "parameters": dict(parameters)}
-    order["patience"] = patience
+    order |= {"patience": patience, "together": [*together]}
     error = _attempt(order, environment or {})
     if _NO_KERNEL in error:
         error = _attempt(order, environment or {})
     seconds = round(time.monotonic() - start, 2)
-    return write_outcome(folder, Outcome(not error, error, seconds, platform.node()))
+    outcome = Outcome(not error, error, seconds, platform.node())
+    half = not notebook and (together or not error)  # the run itself has not ended
+    return outcome if half else write_outcome(folder, outcome)
 
 # %% ../../nbs/lib/study/00_runner.ipynb #0369b68c
 def thread_variables(
@@ -217,6 +254,7 @@ def execute_on_worker(
     environment: Mapping[str, str],  # variables of the child
     threads: int = 0,  # of the run; 0: the worker's cores shared out among its tasks
     devices: Sequence[str] = (),  # GPU of each worker, by the number that is its name; or none
+    together: Sequence[str] = (),  # as for `execute`
 ) -> Outcome:
     "Execute a run within a task of Dask."
     from dask import config
@@ -230,6 +268,5 @@ def execute_on_worker(
         del os.environ[_TRIM]
     threads = threads or max(1, usable_cores() // worker.state.nthreads)
     device = {"CUDA_VISIBLE_DEVICES": devices[int(worker.name)]} if devices else {}
-    return execute(
-        folder, notebook, parameters, {**environment, **thread_variables(threads), **device}
-    )
+    variables = {**environment, **thread_variables(threads), **device}
+    return execute(folder, notebook, parameters, variables, together=together)
