@@ -102,7 +102,10 @@ def test_validation_in_pieces_is_the_validation_by_hand():
     human = torch.rand(n, *one.map_size, generator=torch.Generator().manual_seed(2))
     batch = Batch(noise(n), torch.arange(n) % 2, human, torch.ones(n).bool(), torch.arange(n))
     config, accelerator = RunConfig("none.csv", arch="test_resnet"), Accelerator(cpu=True)
-    row = run_epoch(one, [batch], config, accelerator, "bf16")
+    sizes, first = [], next(m for m in one.modules() if isinstance(m, torch.nn.Conv2d))
+    with first.register_forward_hook(lambda _, __, output: sizes.append(len(output))):
+        row = run_epoch(one, [batch], config, accelerator, "bf16")
+    assert sizes == [8, 8, 5]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         features = torch.cat([one(piece).features for piece in batch.image.split(8)]).float()
     logits = one.backbone.forward_head(features)
