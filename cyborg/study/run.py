@@ -387,7 +387,7 @@ def run_study(
             running = min(left, sum(pool.client.nthreads().values()))
             tell(_line(now, running, (whole - done) / pace if pace > 0 else np.nan))
 
-        if study.together:
+        if study.together and _processes(study) == 1:
             todo = _first_together(study, todo, pool, report, every, tell)
         tasks = {r.config.name: _task(r, study, Path(notebook), pool) for r in todo}
         ended = schedule(pool, tasks, execute_on_worker, report, every)
