@@ -494,7 +494,7 @@ def predict(
     batch_size: int = 64,  # images
     workers: int = 0,  # threads that prepare batches in advance; a GPU wants 4 or more
     which: Which = "pred",  # whose saliency, see `cyborg.cam.class_weight`
-    precision: str = "auto",  # one of PRECISIONS; auto: as the run's settings say, or what pays
+    precision: str = "auto",  # one of PRECISIONS; auto: as the run's settings say, or fp32
     score: str | None = None,  # one of SCORES; None: released if the run's quirks name it
     channels_last: bool = True,  # memory layout of images and weights meanwhile; usually faster
     cache: bool | str | Path = True,  # keep decoded images (or where), see below

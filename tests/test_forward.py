@@ -51,6 +51,7 @@ def manifest(tmp_path_factory):
 def bf16(monkeypatch):
     "A machine on which bf16 pays."
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(forward, "AUTO_BF16", True)
 
 
 class Mean(torch.nn.Module):
@@ -116,6 +117,11 @@ def test_validation_in_pieces_is_the_validation_by_hand():
     assert single["val_classification"] == pytest.approx(expected, rel=2e-2)
     whole = run_epoch(one, [batch], dataclasses.replace(config, quirks="hook"), accelerator, "bf16")
     assert whole["val_classification"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_auto_is_single_precision_until_bf16_moves_no_auc():
+    deep = make_network("resnet18", weights="none", size=64)
+    assert choose_way(deep, CPU, "auto", 10**6)[:2] == ("fp32", 0)
 
 
 def test_auto_follows_the_number_of_images_and_the_network(bf16):
