@@ -11,7 +11,7 @@ from test_training import history, same_run, settings, write_faces
 from torch.nn import functional as F
 
 from cyborg.cam import min_max
-from cyborg.data import balanced_order
+from cyborg.data import balanced_order, on_device
 from cyborg.epoch import build_network, make_datasets
 from cyborg.evaluation import predict
 from cyborg.manifest import read_manifest
@@ -184,7 +184,7 @@ def test_a_run_is_the_published_training_written_out(faces, tmp_path):
         rows = order[start : start + 4]
         assert sorted(labels[rows]) == [0] * (len(rows) // 2) + [1] * (len(rows) // 2)
         batch = data.__getitems__([(1, row) for row in rows])
-        output = network(batch.image.contiguous(memory_format=torch.channels_last))
+        output = network(on_device(batch.image, data.mean, data.std, torch.device("cpu")))
         masks = torch.stack([torch.full((3, 3), float(label)) for label in batch.label])
         loss = F.cross_entropy(output.logits, batch.label) + F.l1_loss(output.attention, masks)
         optimizer.zero_grad()
@@ -306,7 +306,7 @@ def test_rollout_of_a_vision_transformer_is_trained_by_the_cyborg_loss(faces, tm
     network.train()
     for rows in (order[:4], order[4:8], order[8:]):
         batch = data.__getitems__([(1, row) for row in rows])
-        output = network(batch.image.contiguous(memory_format=torch.channels_last))
+        output = network(on_device(batch.image, data.mean, data.std, torch.device("cpu")))
         apart = (min_max(output.attention) - min_max(batch.human)).square().mean((1, 2))
         loss = F.cross_entropy(output.logits, batch.label) / 2
         loss = loss + (apart * batch.has_map).sum() / len(rows) / 2
