@@ -42,9 +42,10 @@ from torch import nn
 
 from cyborg.data import Batch, make_loader, on_device
 from cyborg.demo import make_demo
-from cyborg.epoch import choose_precision, make_datasets, run_epoch
+from cyborg.epoch import make_datasets, run_epoch
 from cyborg.evaluation import auc_table, predict
 from cyborg.files import usable_cores
+from cyborg.forward import choose_precision
 from cyborg.manifest import Manifest
 from cyborg.models import PAPER_NETWORKS, Network, make_network
 from cyborg.predictions import read_predictions

@@ -10,11 +10,11 @@ The names below are loaded when they are asked for; `dir(cyborg)` lists them, `h
 - studies: `read_study`, `collect`, `read_tables`, `MapExplorer`
 
 The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`,
-`cache`, `data`, `grids`, `heads`, `models`, `cam`, `loss`, `guidance`, `settings`, `epoch`, `runs`, `tracking`,
-`trial`, `launch`, `training`, `tuning`, `predictions`, `evaluation`, `figures`, `overlays`, `widgets`, `commands`,
-`terminal`, `front`, `docstrings`; and in packages of their own what is measured (`measure`),
-studies (`study`, `report`, `explore`), people (`people`), the way from photographs to a manifest
-(`prepare`) and systems of others (`others`).
+`cache`, `data`, `grids`, `heads`, `models`, `cam`, `loss`, `guidance`, `forward`, `settings`,
+`epoch`, `runs`, `tracking`, `trial`, `launch`, `training`, `tuning`, `predictions`, `evaluation`,
+`figures`, `overlays`, `widgets`, `commands`, `terminal`, `front`, `docstrings`; and in packages
+of their own what is measured (`measure`), studies (`study`, `report`, `explore`), people
+(`people`), the way from photographs to a manifest (`prepare`) and systems of others (`others`).
 """
 
 import sys
