@@ -494,8 +494,9 @@ def test_what_is_no_file_is_refused_by_every_reader(tmp_path):
 
 def test_pictures_are_opened_in_one_place():
     "Elsewhere only what was encoded a line before, with its format."
-    files = [*(ROOT / "cyborg").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    files = [*(ROOT / "cyborg").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     files += [*(ROOT / "experiments").rglob("*.py")]
+    files.remove(ROOT / "benchmarks" / "literal.py")  # the released loop reads as it was released
     found = []
     for path in files:
         for line in path.read_text(encoding="utf-8").splitlines():

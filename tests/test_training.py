@@ -122,11 +122,12 @@ def test_another_seed_is_another_run(undisturbed, faces, tmp_path):
 KILLED_RUN = """
 import json, os, signal, sys
 from pathlib import Path
+from safetensors import torch as tensors
 from cyborg import epoch, runs, training
 moment, count = sys.argv[2], int(sys.argv[3])
 
 def dying(name):
-    module = epoch if name == "batch_loss" else runs
+    module = {"batch_loss": epoch, "save_file": tensors}.get(name, runs)
     original, calls = getattr(module, name), []
     def wrapper(*arguments, **options):
         calls.append(1)
