@@ -217,9 +217,7 @@ class Place:
     report: Report
 
     def config(self, arch: str, **changes: Any) -> RunConfig:
-        "Settings of the paper for random weights; a transformer's map is its attention rollout."
-        if "vit" in arch:
-            changes = {"attention": "rollout", **changes}
+        "Settings of the paper for random weights."
         given = {"arch": arch, "weights": "none", "size": self.sizes.size, **changes}
         return RunConfig("none.csv", **given)
 
