@@ -12,7 +12,7 @@ The names below are loaded when they are asked for; `dir(cyborg)` lists them, `h
 The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`,
 `cache`, `data`, `grids`, `heads`, `models`, `cam`, `loss`, `guidance`, `forward`, `settings`,
 `epoch`, `runs`, `tracking`, `trial`, `launch`, `training`, `tuning`, `predictions`, `evaluation`,
-`figures`, `overlays`, `widgets`, `commands`, `terminal`, `front`, `docstrings`; and in packages
+`figures`, `overlays`, `widgets`, `commands`, `terminal`, `parameters`, `front`, `docstrings`; and in packages
 of their own what is measured (`measure`), studies (`study`, `report`, `explore`), people
 (`people`), the way from photographs to a manifest (`prepare`) and systems of others (`others`).
 """

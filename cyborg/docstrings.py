@@ -42,7 +42,7 @@ def _entry(name: str, kind: ast.AST | None, default: ast.AST | None, comment: st
     return [head, f"    {comment}"] if comment else [head]
 
 # %% ../nbs/lib/27_docstrings.ipynb #074085d3
-def _arguments(
+def arguments_of(
     node: ast.FunctionDef,
 ) -> list[tuple[str, ast.arg, ast.AST | None]]:  # stars, the argument, its default
     "All parameters but `self`, in the order in which they stand."
@@ -61,7 +61,7 @@ def _of_function(
     comments: Mapping[int, tuple[str, bool]],
 ) -> list[str]:  # lines
     "Parameters and what is returned."
-    arguments, returns = _arguments(node), node.returns
+    arguments, returns = arguments_of(node), node.returns
     first = (returns or node.body[0]).lineno
     ends = [arg.lineno - 1 for _, arg, _ in arguments[1:]] + [first - 1]
     lines = []

@@ -235,13 +235,28 @@ def content_hash(
     return digest.hexdigest()
 
 # %% ../nbs/lib/00_files.ipynb #f98107d4
+@cache
+def _tree(path: Path) -> ast.Module:  # of a module
+    return ast.parse(path.read_bytes())
+
+
+def _without_docstrings(path: Path) -> bytes:  # of a module
+    "Its lines but those of docstrings, which differ between a checkout and a wheel."
+    dropped = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            dropped |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+    lines = enumerate(path.read_bytes().splitlines(), 1)
+    return b"\n".join(line for n, line in lines if line.strip() and n not in dropped)
+
+
 def _imported(
     path: Path,  # of a module
     package: Path,  # folder of this package
 ) -> set[Path]:  # of modules of the package
     "What a module imports of this package, at its top or inside a function."
     found = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_tree(path)):
         if not isinstance(node, ast.ImportFrom):
             continue
         parts = node.module.split(".") if node.module else []
@@ -268,11 +283,11 @@ def modules_of(
 def code_of(
     *names: str,  # of modules, as for `modules_of`
 ) -> str:  # sha256, hexadecimal
-    "Hash of modules and of all that they import; worked out once a process."
+    "Hash of modules and of all that they import, docstrings aside; worked out once a process."
     package, digest = Path(cyborg.__file__).resolve().parent, hashlib.sha256()
     for path in modules_of(*names):
         name = path.relative_to(package).as_posix()
-        digest.update(name.encode() + b"\0" + path.read_bytes())
+        digest.update(name.encode() + b"\0" + _without_docstrings(path))
     return digest.hexdigest()
 
 # %% ../nbs/lib/00_files.ipynb #2d8a43a0

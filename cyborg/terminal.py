@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/lib/26_terminal.ipynb #ad43d445
+# %% ../nbs/lib/26_terminal.ipynb #7959ddff
 import ast
 import base64
 import json
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from .commands import refusal, typed_parameter, unknown_parameter, with_text
+from .parameters import refusal, typed_parameter, unknown_parameter, with_text
 
 # %% ../nbs/lib/26_terminal.ipynb #1915c647
 class Given(NamedTuple):

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -23,7 +22,9 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracke
 
 from .cam import model_saliency
 from .data import ImageDataset
+from .forward import evaluation_mode
 from .models import Network
+from .overlays import overlay
 from .settings import TRACKING, RunConfig, SettingsError
 
 # %% ../nbs/lib/17_tracking.ipynb #015e7945
@@ -86,17 +87,6 @@ def check_tracker(
 SHOWN = 4  # images in a picture of maps
 
 
-def tinted(
-    pixels: np.ndarray,  # (n, S, S, 3) uint8
-    maps: np.ndarray,  # (n, h, w) in [0, 1]
-) -> np.ndarray:  # (n, S, S, 3) uint8
-    "Images under their maps, half and half, in viridis."
-    side = pixels.shape[2], pixels.shape[1]
-    grey = [cv2.resize(np.uint8(255 * m), side, interpolation=cv2.INTER_CUBIC) for m in maps]
-    heat = np.stack([cv2.applyColorMap(g, cv2.COLORMAP_VIRIDIS)[..., ::-1] for g in grey])
-    return ((pixels.astype(np.uint16) + heat) // 2).astype(np.uint8)
-
-
 @torch.inference_mode()
 def maps_picture(
     network: Network,  # its mode is put back
@@ -109,16 +99,13 @@ def maps_picture(
     plain = copy(dataset)  # that of training gives bytes, and of several processes each its share
     plain.raw, plain.share = False, (0, 1)
     batch = plain.__getitems__(rows[:SHOWN].tolist())
-    modes = [(module, module.training) for module in network.modules()]
-    output = network.eval()(batch.image.to(device))
-    for module, mode in modes:
-        module.training = mode
+    with evaluation_mode(network, False):
+        output = network(batch.image.to(device))
     maps = model_saliency(network, output, which, batch.label.to(device)).float().cpu().numpy()
     pixels = ((batch.image * dataset.std + dataset.mean) * 255).round().byte().permute(0, 2, 3, 1)
     pixels = pixels.numpy()
-    human = tinted(pixels, batch.human.numpy())
-    columns = [np.concatenate(column) for column in (pixels, human, tinted(pixels, maps))]
-    return np.concatenate(columns, axis=1)
+    rows = zip(pixels, batch.human.numpy(), maps, strict=True)
+    return np.concatenate([np.hstack([p, overlay(p, h), overlay(p, m)]) for p, h, m in rows])
 
 # %% ../nbs/lib/17_tracking.ipynb #0eb5f518
 @contextmanager

@@ -25,9 +25,10 @@ from torch import nn
 from cyborg import evaluation
 from cyborg import predictions as predictions_module
 from cyborg.cache import ImageError, decode_image
-from cyborg.evaluation import Scored, evaluation_mode, predict, prediction_rows
+from cyborg.evaluation import Scored, predict, prediction_rows
 from cyborg.files import ManifestError
 from cyborg.findings import audit
+from cyborg.forward import evaluation_mode
 from cyborg.grids import TRAINING_MAPS
 from cyborg.manifest import COLUMNS, METRICS, SUMMARIES, Manifest
 from cyborg.measure.auc import agreement_table, auc_table, class_table, compared

@@ -20,7 +20,8 @@ import nbformat
 import papermill
 import pytest
 
-from cyborg.commands import announced_output, check_command, parameters_since
+from cyborg.commands import announced_output, check_command
+from cyborg.parameters import parameters_since
 from cyborg.terminal import _REFUSALS
 
 ROOT = Path(__file__).parents[1]
@@ -240,7 +241,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 
 # Parameters, through papermill itself and the way JupyterLab runs cells.
 
-IMPORTS = "from pathlib import Path\nfrom cyborg.commands import parameters_since"
+IMPORTS = "from pathlib import Path\nfrom cyborg.parameters import parameters_since"
 BEFORE = f"{IMPORTS}\nbefore = dict(globals())"
 AFTER = "settings = parameters_since(before, globals())"
 

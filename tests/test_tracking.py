@@ -11,9 +11,10 @@ from cyborg import tracking
 from cyborg.data import ImageDataset
 from cyborg.manifest import read_manifest
 from cyborg.models import make_network
+from cyborg.overlays import overlay
 from cyborg.saliency import write_map
 from cyborg.settings import RunConfig, SettingsError
-from cyborg.tracking import maps_picture, tinted
+from cyborg.tracking import maps_picture
 from cyborg.training import train
 
 COLUMNS = ["train_loss", "val_loss", "val_accuracy", "val_auc", "lr"]
@@ -136,7 +137,7 @@ def test_the_picture_shows_image_human_map_and_model_map(faces):
     assert picture.shape == (4 * 40, 3 * 40, 3) and network.training
     first = np.asarray(Image.open(faces.parent / manifest.table["image"][0]))
     assert np.abs(picture[:40, :40].astype(int) - first).max() <= 1
-    human = tinted(picture[:40, :40][None], dataset.__getitems__([0]).human.numpy())[0]
+    human = overlay(picture[:40, :40], dataset.__getitems__([0]).human[0].numpy())
     assert (picture[:40, 40:80] == human).all()
 
 

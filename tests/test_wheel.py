@@ -25,6 +25,8 @@ import pytest
 from PIL import Image
 from test_training import write_faces
 
+from cyborg.files import code_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "nbs" / "docs" / "pages" / "guides"
 STUDY = """name: tiny
@@ -248,6 +250,13 @@ def test_docstrings_of_the_wheel_are_in_its_files(commands, place):
     assert "(B,) bool, which images have one" in page
     text = Path(path).read_text(encoding="utf-8")
     assert "    has_map : torch.Tensor\n        (B,) bool, which images have one" in text
+
+
+def test_the_code_of_a_run_is_that_of_the_checkout(commands, place):
+    "Docstrings that a wheel adds make no other code: runs of both are pooled."
+    line = "from cyborg.files import code_of; print(code_of('training'))"
+    found = run(commands / "python", "-c", line, cwd=place)
+    assert found.stdout.strip() == code_of("training")
 
 
 def test_a_study_that_comes_with_it_is_found_by_name(commands, place):

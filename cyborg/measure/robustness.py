@@ -28,9 +28,9 @@ from torch import nn
 from ..cache import open_cache
 from ..cam import Which, model_saliency
 from ..data import normalised
-from ..evaluation import evaluation_mode, predict
+from ..evaluation import predict
 from ..files import Bar, atomic_path, did_you_mean, require_bool
-from ..forward import choose_way, forwarder, runnable
+from ..forward import choose_way, evaluation_mode, forwarder, runnable
 from ..manifest import COLUMNS, Manifest
 from .auc import class_scores
 from .statistics import auc_intervals

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from ..cache import open_cache
 from ..cam import MAPS, Which, model_map
 from ..data import normalised
-from ..evaluation import evaluation_mode
 from cyborg.files import (
     AT_ONCE,
     Bar,
@@ -35,7 +34,7 @@ from cyborg.files import (
     safe_path,
     usable_cores,
 )
-from ..forward import choose_way, forwarder, runnable
+from ..forward import choose_way, evaluation_mode, forwarder, runnable
 from ..manifest import COLUMNS, Manifest, write_manifest
 from ..marks import GRANULARITIES, AnnotationError, granular_mask, map_shape
 from ..models import Network

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -28,8 +27,10 @@ from ..cam import model_saliency
 from ..measure.auc import class_table
 from ..measure.statistics import auc_intervals
 from ..models import Network
+from ..overlays import overlay
 from ..predictions import FILES, MeanMaps, read_mean_maps, read_predictions
 from ..runs import json_text, run_sessions
+from ..saliency import unit_range
 from ..settings import RunConfig
 from ..training import Run, load_run
 
@@ -165,13 +166,9 @@ def _draw_means(means: MeanMaps, path: Path, side: int = 224) -> str:  # what it
     maps, told = means.reference
     both = [(told, maps), (f"mean map of the network over {means.n_model:,} images", means.model)]
     both = [(name, cells) for name, cells in both if cells is not None]
-    tiles = []
-    for _, cells in both:
-        spread = float(cells.max() - cells.min()) or 1.0
-        grey = np.uint8(255 * (cells - cells.min()) / spread)
-        large = cv2.resize(grey, (side, side), interpolation=cv2.INTER_CUBIC)
-        tiles.append(cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS)[..., ::-1])
-    Image.fromarray(np.concatenate(tiles, axis=1)).save(path)
+    grey = np.zeros((side, side, 3), np.uint8)
+    tiles = [overlay(grey, unit_range(cells), opacity=1) for _, cells in both]
+    Image.fromarray(np.hstack(tiles)).save(path)
     return ", ".join(name for name, _ in both)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
+from IPython.display import HTML
 from markupsafe import Markup
 
 from ..figures import figure_script, write_figures
@@ -46,16 +47,6 @@ _HEADLINE = """{% if headline %}<div class="headline">
 {{ lines|join("<br>"|safe) }}</p>
 {% endfor %}</div>{% endif %}"""
 
-
-class Shown:
-    "HTML that a notebook shows as such."
-
-    def __init__(self, html: Markup):
-        self.html = html
-
-    def _repr_html_(self) -> str:
-        return str(self.html)
-
 # %% ../../nbs/lib/report/06_page.ipynb #3a13a98c
 class Page:
     "The parts of a report in order, each shown as it is added."
@@ -79,13 +70,13 @@ class Page:
         self,
         make: Callable[..., list[tuple[str, list[str]]]],  # as `answers`
         *arguments: Any,
-    ) -> Markup:  # for display
+    ) -> HTML:  # for display
         "Open the report with sentences; where they cannot be made, with the reason."
         try:
             self.headline = make(self.tables, *arguments)
         except (ReportError, FileNotFoundError) as error:
             self.headline = [("", [f"No headline: {error}"])]
-        return Shown(markup(_HEADLINE, headline=self.headline))
+        return HTML(markup(_HEADLINE, headline=self.headline))
 
     def add(
         self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ReportError', 'read_tables', 'positive_classes', 'main_table', 'measure_table', 'grid_table', 'settings_table',
-           'as_list', 'systems_table']
+           'systems_table']
 
 # %% ../../nbs/lib/report/00_tables.ipynb #b9addec9
 import zlib
@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from fastcore.basics import listify
 from pandas.io.formats.style import Styler
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -708,7 +709,7 @@ def settings_table(
     "What the study file asks for, a line each; what it leaves open is as the preset has it."
     study, rows = tables.study, []
     for name in ("networks", "seeds", "preset"):
-        rows += [(name, ", ".join(map(str, as_list(study[name]))))] if name in study else []
+        rows += [(name, ", ".join(map(str, listify(study[name]))))] if name in study else []
     for data, found in (study.get("data") or {}).items():
         manifest = found.get("manifest", "") if isinstance(found, dict) else found
         rows.append((f"data {data}", Path(str(manifest)).name))
@@ -717,11 +718,6 @@ def settings_table(
     for name, own in (study.get("scenarios") or {}).items():
         rows.append((f"scenario {name}", ", ".join(f"{k} {v}" for k, v in (own or {}).items())))
     return pd.DataFrame(rows, columns=["setting", "value"])
-
-
-def as_list(value: Any) -> list:
-    "A list as it is, anything else as the one thing in a list."
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 # %% ../../nbs/lib/report/00_tables.ipynb #2a65b0d0
 _MEANS = ("macro_unseen", "macro", "pooled")

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from cyborg.docstrings import arguments_of
+
 
 class Parameter(NamedTuple):
     "A parameter, a field, or what is returned."
@@ -47,21 +49,11 @@ def parameters_of(
     told: dict[int, str],  # of `comments`
 ) -> list[Parameter]:
     "Parameters of a function and what it returns, but not `self`."
-    given = node.args
-    plain = [*given.posonlyargs, *given.args]
-    defaults = [None] * (len(plain) - len(given.defaults)) + given.defaults
-    rows = [("", a, d) for a, d in zip(plain, defaults, strict=True)]
-    rows += [("*", given.vararg, None)] if given.vararg else []
-    rows += [("", a, d) for a, d in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
-    rows += [("**", given.kwarg, None)] if given.kwarg else []
     found = []
-    for stars, one, default in rows:
+    for stars, one, default in arguments_of(node):
         line = max(one.end_lineno, default.end_lineno if default is not None else 0)
-        if one.arg not in ("self", "cls"):
-            meaning = "" if line == node.lineno else told.get(line, "")
-            found.append(
-                Parameter(stars + one.arg, written(one.annotation), written(default), meaning)
-            )
+        meaning = "" if line == node.lineno else told.get(line, "")
+        found.append(Parameter(stars + one.arg, written(one.annotation), written(default), meaning))
     if node.returns is not None and written(node.returns) != "None":
         meaning = told.get(node.returns.end_lineno, "")
         found.append(Parameter("returns", written(node.returns), "", meaning))
