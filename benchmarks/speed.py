@@ -1,8 +1,8 @@
 """How fast training and evaluation are, as ratios of medians measured side by side in one run.
 
-    python benchmarks/speed.py                 everything but the last four, about 10 minutes
+    python benchmarks/speed.py                 everything but the last five, about 10 minutes
     python benchmarks/speed.py --parts steps   some of: steps,maps,epoch,evaluation,memory,imports,
-                                               runs,tests,ways,together (minutes each)
+                                               runs,tests,passes,ways,together (minutes each)
     python benchmarks/speed.py --parts runs --archs resnet50   whole runs, one network at a time
 
 Both sides of a ratio take turns, so that what else the machine does hits both alike.
@@ -34,7 +34,7 @@ from cyborg.cache import open_cache
 from cyborg.data import Batch, ImageDataset, make_loader
 from cyborg.epoch import run_epoch
 from cyborg.evaluation import predict, predict_together
-from cyborg.forward import choose_precision
+from cyborg.forward import Way, choose_precision, forwarder
 from cyborg.manifest import Manifest
 from cyborg.models import Network, make_network
 from cyborg.predictions import FILES
@@ -453,6 +453,33 @@ def ways(archs: list[str], rounds: int = 3) -> list[dict]:
     return rows
 
 
+def passes(archs: list[str], n: int = 64, rounds: int = 3) -> list[dict]:
+    "Forward passes alone: single precision in pieces, bf16 in pieces, compiled; the least of each."
+    rows = []
+    for arch in archs:
+        network = make_network(arch, weights="none", size=224).eval()
+        network = network.to(memory_format=torch.channels_last)
+        images = torch.randn(n, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+        pieces = [("fp32", 16), ("bf16", n), ("bf16", 16), ("bf16", 8), ("compiled", 8)]
+        sides = {f"fp32, {n} at a time": network}
+        for precision, at_once in pieces:
+            way = forwarder(network, Way(precision, at_once))
+            in_parts = lambda x, run=way, k=at_once: [run(piece) for piece in x.split(k)]  # noqa: E731
+            sides[f"{precision}, {at_once} at a time"] = in_parts
+        found = {what: [] for what in sides}
+        with torch.inference_mode():
+            for turn in range(rounds + 1):
+                for what, run in sides.items():
+                    start = time.perf_counter()
+                    run(images)
+                    found[what] += [time.perf_counter() - start] if turn else []
+        first, *_ = [min(times) for times in found.values()]
+        for what, times in found.items():
+            row = whole_row(f"forward, {what}, {arch} 224 px", first, min(times))
+            rows.append(row | {"what": f"{row['what']}: {n / min(times):.1f} images/s"})
+    return rows
+
+
 def together(archs: list[str]) -> list[dict]:
     "Ten seeds over large pictures at once, and one after the other; nothing is kept of pictures."
     rows, n = [], 96
@@ -487,13 +514,13 @@ def together(archs: list[str]) -> list[dict]:
 
 
 PARTS = {f.__name__: f for f in (steps, maps, epoch, evaluation, memory, imports)}
-WHOLE = {f.__name__: f for f in (runs, tests, ways, together)}
+WHOLE = {f.__name__: f for f in (runs, tests, passes, ways, together)}
 
 
 @call_parse
 def main(
     parts: str = ",".join(PARTS),  # which, comma-separated
-    archs: str = "resnet50,densenet121",  # of runs, tests and ways
+    archs: str = "resnet50,densenet121",  # of runs, tests, passes and ways
 ):
     "Print a Markdown table."
     rows = []

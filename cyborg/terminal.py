@@ -169,7 +169,9 @@ def help_page(
     return "\n".join(lines)
 
 # %% ../nbs/lib/26_terminal.ipynb #f93df604
-_NO_WARNINGS = ["--IPKernelApp.log_level=40"]
+# A kernel logs its encryption, and at times the interrupt with which papermill ends it. What goes
+# wrong in a cell is no log line.
+_NO_LOG = ["--IPKernelApp.log_level=50"]
 
 
 def shown_options(
@@ -225,7 +227,7 @@ def shown(
         context = click.get_current_context()
         asked = lambda name: context.get_parameter_source(name).name == "COMMANDLINE"  # noqa: E731
         options = shown_options(options, asked, quiet)
-        cli.execute_notebook = partial(cli.execute_notebook, extra_arguments=[*_NO_WARNINGS])
+        cli.execute_notebook = partial(cli.execute_notebook, extra_arguments=[*_NO_LOG])
         given = add_builtin_parameters(given_parameters(options))
         output = Path(parameterize_path(options["output_path"], given))
         try:

@@ -297,6 +297,14 @@ def test_a_notebook_of_ours_is_seen_at_work(place):
     assert "boils 3" in Path("named.ipynb").read_text()
 
 
+def test_what_a_kernel_logs_of_itself_is_not_shown(place):
+    """As the interrupt that papermill sends it at its end, which it notes when it is still at work."""
+    code = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')"
+    source = write_notebook(place / "run.ipynb", AFTER, code, before=BEFORE)
+    done = run(check_command(), source, "named.ipynb")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_papermills_own_switches_win(place):
     source = write_notebook(place / "run.ipynb", AFTER, "print('boils')", before=BEFORE)
     words = ["out.ipynb", "--progress-bar", "--log-level", "INFO", "--stdout-file", "said.txt"]
