@@ -298,7 +298,7 @@ def test_a_notebook_of_ours_is_seen_at_work(place):
 
 
 def test_what_a_kernel_logs_of_itself_is_not_shown(place):
-    """As the interrupt that papermill sends it at its end, which it notes when it is still at work."""
+    """As the interrupt that papermill sends it at its end, where it is still at work."""
     code = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')"
     source = write_notebook(place / "run.ipynb", AFTER, code, before=BEFORE)
     done = run(check_command(), source, "named.ipynb")
