@@ -460,23 +460,23 @@ def passes(archs: list[str], n: int = 64, rounds: int = 3) -> list[dict]:
         network = make_network(arch, weights="none", size=224).eval()
         network = network.to(memory_format=torch.channels_last)
         images = torch.randn(n, 3, 224, 224).contiguous(memory_format=torch.channels_last)
-        pieces = [("fp32", 16), ("bf16", n), ("bf16", 16), ("bf16", 8), ("compiled", 8)]
-        sides = {f"fp32, {n} at a time": network}
-        for precision, at_once in pieces:
-            way = forwarder(network, Way(precision, at_once))
-            in_parts = lambda x, run=way, k=at_once: [run(piece) for piece in x.split(k)]  # noqa: E731
-            sides[f"{precision}, {at_once} at a time"] = in_parts
-        found = {what: [] for what in sides}
+        ways = [Way(whole=True), Way(), Way("bf16", whole=True), Way("bf16"), Way("compiled")]
+        words = lambda way: f"{way.precision}, {n if way.whole else 8} at a time"  # noqa: E731
+        sides = {words(way): forwarder(network, way) for way in ways}
+        found, unlike = {what: [] for what in sides}, {}
         with torch.inference_mode():
+            exact = network(images).logits
             for turn in range(rounds + 1):
                 for what, run in sides.items():
                     start = time.perf_counter()
-                    run(images)
+                    logits = run(images).logits
                     found[what] += [time.perf_counter() - start] if turn else []
+                    unlike[what] = (logits - exact).abs().max().item()
         first, *_ = [min(times) for times in found.values()]
         for what, times in found.items():
             row = whole_row(f"forward, {what}, {arch} 224 px", first, min(times))
-            rows.append(row | {"what": f"{row['what']}: {n / min(times):.1f} images/s"})
+            told = f"{n / min(times):.1f} images/s, logits apart by at most {unlike[what]:.2g}"
+            rows.append(row | {"what": f"{row['what']}: {told}"})
     return rows
 
 

@@ -98,7 +98,7 @@ def validation_way(
     "How validation images go through the network."
     whole = config.quirk_names or MAPS[config.kind].of_images
     way = choose_way(nn.Identity(), device, precision)
-    return way._replace(at_once=0) if whole else way
+    return way._replace(whole=bool(whole))
 
 # %% ../nbs/lib/15_epoch.ipynb #14c1a2da
 class DivergedError(ArithmeticError):

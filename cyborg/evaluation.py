@@ -401,9 +401,11 @@ def _way(
 ) -> Way:
     "How to score: as asked, or as what is there was scored, or as the run says, or what pays."
     device = next(network.parameters()).device
-    if asked == "auto":
-        asked = (None if overwrite else begun_precision(folder)) or run_precision(folder)
-    return choose_way(network, device, asked, images)
+    if asked != "auto":
+        return choose_way(network, device, asked, images)
+    way = choose_way(network, device, run_precision(folder), images)
+    begun = None if overwrite else begun_precision(folder)
+    return way if begun in (None, way.precision) else choose_way(network, device, begun, images)
 
 
 def _claim(
@@ -414,7 +416,7 @@ def _claim(
     way: Way,
     overwrite: bool,
     channels_last: bool,
-) -> tuple[_Job, dict, Way]:  # settings and way differ where it could not be compiled
+) -> tuple[_Job, dict]:  # settings differ where it could not be compiled
     "Make a folder ready for the predictions of a network."
     stack.enter_context(evaluation_mode(network, channels_last))
     way = runnable(network, way)
@@ -425,7 +427,7 @@ def _claim(
     done = [0, *(shard_rows(path)[1] for path in finished_shards(parts))][-1]
     how = {"which": settings["which"], "forward": forwarder(network, way)}
     how |= {"channels_last": channels_last}
-    return _Job(network, parts, done, settings.get("score", "softmax"), how), settings, way
+    return _Job(network, parts, done, settings.get("score", "softmax"), how), settings
 
 
 def _predict(
@@ -460,8 +462,8 @@ def _predict(
         warnings.filterwarnings("ignore", r"of \d+ rows: ")  # told once, by `_finish`
         if jobs:
             _score_rest(jobs, manifest, cache, **counts)
-    for folder, settings, way in open_:
-        _finish(folder, manifest, settings, way)
+    for folder, settings in open_:
+        _finish(folder, manifest, settings)
     for folder in folders:
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     return [folder / FILES[-1] for folder in folders]
@@ -507,7 +509,6 @@ def _finish(
     folder: Path,
     manifest: Manifest,
     settings: Mapping,  # of `evaluation_settings`
-    way: Way,
 ) -> None:
     "Merge the shards among themselves, then move the files to their place, the predictions last."
     parts, keys = folder / PARTS, manifest.table["source"] + "|" + manifest.table["label"]
@@ -517,7 +518,6 @@ def _finish(
     merge_maps(shards, parts / "saliency.npy")
     note = {
         "settings": settings,
-        "way": {"precision": way.precision, "at_once": way.at_once},
         "classes": manifest.classes,
         "rows": len(manifest),
         "excluded": dict(lost),

@@ -87,21 +87,16 @@ def choose_precision(
 PRECISIONS = ("auto", "fp32", "bf16", "compiled")  # that may be asked for
 AUTO_BF16 = False  # it moved the AUC of a generator by 0.0009, see below
 FEW = 256  # images below which nothing is gained, and single precision stays
-PIECE = 8  # images at a time in bf16 on a CPU
-WHOLE = 64  # of a compiled network on a GPU
+PIECE = 8 * 224**2  # pixels that go through a network together on a CPU: eight images of 224
+WHOLE = 64  # images at a time through a compiled network on a GPU
 
 
 class Way(NamedTuple):
     "How a network is run where no gradient is needed."
 
     precision: str = "fp32"  # fp32; bf16 (autocast); compiled (bf16, by torch.compile)
-    at_once: int = 0  # images that go through the network together; 0: a batch as it comes
+    whole: bool = False  # a batch goes through as it comes
     why: str = "as asked"
-
-    @property
-    def words(self) -> str:
-        "For example: bf16, 8 images at a time."
-        return self.precision + (f", {self.at_once} images at a time" if self.at_once else "")
 
 # %% ../nbs/lib/13_forward.ipynb #821287ed
 def joined(
@@ -116,14 +111,23 @@ def joined(
     return Output(*whole)
 
 
+def piece(
+    images: torch.Tensor,  # (B, 3, h, w)
+) -> int:  # images, at least 1
+    "How many images go through a network together."
+    height, width = images.shape[-2:]
+    return max(PIECE // (height * width), 1) if images.device.type == "cpu" else len(images)
+
+
 def in_pieces(
     network: nn.Module,  # gives an `Output` or a tensor
     images: torch.Tensor,  # (B, 3, S, S), normalised
-    at_once: int,  # 0: all
+    way: Way,  # not compiled
 ) -> Output:
-    "A batch through the network, so many images at a time, in bf16 where that is precise enough."
-    with torch.autocast(images.device.type, torch.bfloat16):
-        return joined([network(piece) for piece in images.split(at_once or len(images))])
+    "A batch through the network, a few images at a time, in bf16 where that is precise enough."
+    at_once = len(images) if way.whole else piece(images)
+    with torch.autocast(images.device.type, torch.bfloat16, way.precision == "bf16"):
+        return joined([network(few) for few in images.split(at_once)])
 
 # %% ../nbs/lib/13_forward.ipynb #8a3f69b0
 def _features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -133,7 +137,7 @@ def _features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def compiled(
     network: Network,  # in evaluation mode, in its layout
-    at_once: int,  # images, at least 1
+    at_once: int,  # images
 ) -> Callable[[torch.Tensor], Output]:  # as the network, at most so many images
     "The network with compiled feature maps, from a copy of its weights in bf16."
     with torch.inference_mode():  # other kinds of tensors would need a program of their own
@@ -151,20 +155,28 @@ def compiled(
     return forward
 
 
+def blank(
+    network: Network,
+    device: torch.device,
+) -> torch.Tensor:  # (B, 3, S, S)
+    "As many images as go through it together."
+    one = torch.zeros(1, 3, network.size, network.size, device=device)
+    return one.expand(WHOLE if device.type == "cuda" else piece(one), -1, -1, -1)
+
+
 def why_not_compiled(
     network: nn.Module,
     device: torch.device,
-    at_once: int,  # images
 ) -> str:  # "" where it can be
     "Compile it and run it once, or say what stands in the way."
     if type(network) is not Network or network.attention is not None:
         return f"{type(network).__name__} is more than feature maps that are pooled"
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return "there is no C++ compiler (g++)"
-    blank = torch.zeros(at_once, 3, network.size, network.size, device=device)
+    images = blank(network, device)
     try:
         with torch.inference_mode():
-            compiled(network, at_once)(blank)
+            compiled(network, len(images))(images)
     except RuntimeError as error:  # all that dynamo and inductor raise
         return str(error).strip().splitlines()[0]
     return ""
@@ -179,14 +191,14 @@ def choose_way(
     "How a network is run for scores and maps; `auto` is settled by this machine."
     if asked not in PRECISIONS:
         raise ValueError(f"precision is {asked!r}, expected one of {', '.join(PRECISIONS)}")
+    if asked == "fp32":
+        return Way("fp32", whole=True)
     if asked == "auto" and images is not None and images < FEW:
-        return Way("fp32", 0, f"fewer than {FEW} images")
+        return Way("fp32", why=f"fewer than {FEW} images")
     if asked == "auto" and not AUTO_BF16:
-        return Way("fp32", 0, "bf16 may move an AUC by more than 0.0005")
-    on_cpu = device.type == "cpu"
+        return Way("fp32", why="bf16 may move an AUC by more than 0.0005")
     precision, why = choose_precision(network, device, asked)
-    pieces = {"fp32": 0, "bf16": PIECE if on_cpu else 0, "compiled": PIECE if on_cpu else WHOLE}
-    return Way(precision, pieces[precision], why)
+    return Way(precision, why=why)
 
 
 def runnable(
@@ -197,7 +209,7 @@ def runnable(
     if way.precision != "compiled":
         return way
     device = next(network.parameters()).device
-    if not (reason := why_not_compiled(network, device, way.at_once)):
+    if not (reason := why_not_compiled(network, device)):
         return way
     warnings.warn(f"not compiled, bf16 in its place: {reason}", stacklevel=2)
     return choose_way(network, device, "bf16")._replace(why=f"not compiled: {reason}")
@@ -207,10 +219,9 @@ def forwarder(
     network: nn.Module,  # in evaluation mode, on its device
     way: Way,  # of `choose_way`
 ) -> Callable[[torch.Tensor], Output]:  # images (B, 3, S, S), normalised -> as the network
-    "The network, to be run that way; single precision is the network itself."
-    if way.precision == "fp32":
-        return network
+    "The network, to be run that way."
     if way.precision == "compiled":
-        run = compiled(network, way.at_once)
-        return lambda images: joined([run(piece) for piece in images.split(way.at_once)])
-    return lambda images: in_pieces(network, images, way.at_once)
+        at_once = len(blank(network, next(network.parameters()).device))
+        run = compiled(network, at_once)
+        return lambda images: joined([run(few) for few in images.split(at_once)])
+    return lambda images: in_pieces(network, images, way)

