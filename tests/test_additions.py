@@ -15,8 +15,8 @@ from cyborg.guidance import GUIDANCES, guided_loss
 from cyborg.models import FAMILIES, make_network
 from cyborg.others.frozen import SCORERS, make_scorer
 from cyborg.prepare.sources import MAP_SOURCES, drawn_by, map_manifest
+from cyborg.report.examples import made_up_tables
 from cyborg.report.page import Page
-from cyborg.report.tables import made_up_tables
 from cyborg.saliency import read_map
 from cyborg.settings import run_config
 from cyborg.study.file import make_study, study_runs

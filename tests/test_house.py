@@ -46,13 +46,15 @@ CORRIDOR = [
     *("evaluation", "widgets"),
 ]
 ROOMS = {
-    "measure": "corners auc statistics bootstrap errors audit measures compare robustness",
+    "measure": "corners auc statistics bootstrap errors audit groups pools measures compare "
+    "robustness",
     "people": "formats gaze tables store annotations exchange ceiling crowd server "
     "answers analysis granularity brush",
     "prepare": "crop quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
-    "study": "runner file grid collect run",
-    "report": "tables printed differences panels limits frozen export page",
+    "study": "runner words questions file fewer grid collect run",
+    "report": "tables examples printed differences enough fairness pooling panels limits "
+    "frozen headline export page",
     "explore": "views tiles maps picture curves studies scoring",
 }
 WINGS = {  # a wing: the wings it sees

@@ -20,6 +20,7 @@ from cyborg.report import differences, frozen, limits
 from cyborg.report import page as page_module
 from cyborg.report import tables as tables_module
 from cyborg.report.differences import answers, difference_figure, difference_table
+from cyborg.report.examples import made_up_tables
 from cyborg.report.frozen import (
     frozen_by_generator,
     frozen_figure,
@@ -49,7 +50,6 @@ from cyborg.report.tables import (
     StudyTables,
     basis,
     grid_table,
-    made_up_tables,
     main_table,
     measure_table,
     read_tables,

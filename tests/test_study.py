@@ -25,7 +25,6 @@ import pytest
 import torch
 import yaml
 from scipy.special import expit
-from test_training import write_faces
 
 from cyborg.data import make_loader
 from cyborg.demo import demo_plan
@@ -106,32 +105,6 @@ def write_toy(path: Path, digest: str) -> Path:
     book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "p"}
     nbformat.write(book, path)
     return path
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    "A manifest of 23 images, all with maps, and a second one in which half of them lack it."
-    folder = tmp_path_factory.mktemp("faces")
-    write_faces(folder)
-    table = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
-    table["map"] = [f"map{i}.png" for i in range(len(table))]
-    table["segmentation"] = table["map"].to_numpy()[::-1]
-    table.to_csv(folder / "manifest.csv", index=False)
-    table["map"] = table["map"].where(np.arange(len(table)) % 2 == 0, "")
-    table.to_csv(folder / "half.csv", index=False)
-    return folder
-
-
-@pytest.fixture
-def content(faces):
-    return {
-        "name": "s",
-        "data": {"faces": {"manifest": str(faces / "manifest.csv"), "root": str(faces)}},
-        "networks": ["test_resnet"],
-        "scenarios": ["classical", "cyborg"],
-        "seeds": 2,
-        "settings": {"size": 64, "epochs": 8, "device": "cpu"},
-    }
 
 
 @pytest.fixture(scope="module")

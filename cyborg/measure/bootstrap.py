@@ -65,7 +65,7 @@ def _weighted_aucs(
     return np.stack(aucs)
 
 # %% ../../nbs/lib/measure/03_bootstrap.ipynb #fc34474a
-def _strata(
+def strata_of(
     predictions: pd.DataFrame,  # source, label and, if there are any, subject
     used: np.ndarray,  # (n,) bool, rows that are compared
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # rows of a source, and the number of each one's subject
@@ -80,7 +80,7 @@ def _strata(
     return [(kind, np.unique(codes[kind], return_inverse=True)[1]) for kind in rows if len(kind)]
 
 
-def _counts(
+def drawn_counts(
     k: int,  # drawn from, and as often
     b: int,  # replicates
     rng: np.random.Generator,
@@ -91,7 +91,7 @@ def _counts(
 
 
 def _drawn(
-    strata: list[tuple[np.ndarray, np.ndarray]],  # of `_strata`
+    strata: list[tuple[np.ndarray, np.ndarray]],  # of `strata_of`
     n: int,  # images
     b: int,  # replicates
     rng: np.random.Generator,
@@ -99,7 +99,7 @@ def _drawn(
     "How often each image is drawn when subjects are drawn with replacement within each source."
     weights = np.zeros((n, b))
     for rows, subjects in strata:
-        weights[rows] = _counts(subjects.max() + 1, b, rng)[subjects]
+        weights[rows] = drawn_counts(subjects.max() + 1, b, rng)[subjects]
     return weights
 
 # %% ../../nbs/lib/measure/03_bootstrap.ipynb #df7bafa3
@@ -116,7 +116,7 @@ class Replicates(NamedTuple):
 
 def _strata_table(
     predictions: pd.DataFrame,  # source and label
-    strata: list[tuple[np.ndarray, np.ndarray]],  # of `_strata`
+    strata: list[tuple[np.ndarray, np.ndarray]],  # of `strata_of`
 ) -> pd.DataFrame:  # source, label, n_images, n_subjects
     "What is drawn within."
     first = predictions.iloc[[rows[0] for rows, _ in strata]]
@@ -127,7 +127,7 @@ def _strata_table(
 
 def _uses(
     pairs: Sequence[Comparison],
-    strata: list[tuple[np.ndarray, np.ndarray]],  # of `_strata`
+    strata: list[tuple[np.ndarray, np.ndarray]],  # of `strata_of`
 ) -> np.ndarray:  # (S, strata) bool
     "Which strata each generator is compared in."
     first = [rows[0] for rows, _ in strata]
@@ -149,7 +149,7 @@ class Bootstrap(NamedTuple):
     reason: str  # which noise the interval does not hold, or ""
 
 # %% ../../nbs/lib/measure/03_bootstrap.ipynb #799d7335
-def _seed_level(
+def seed_level(
     values: np.ndarray,  # (R, n) of each run in each replicate of the images
     widen: bool,
     level: float,
@@ -209,7 +209,7 @@ def _replicated(
     "AUCs of runs, of all images and of images drawn anew."
     order = [p.counterpart for p in pairs]
     pairs = sorted(pairs, key=lambda pair: order.index(pair.counterpart))  # as `_sorted_run`
-    strata = _strata(first, np.any([pair.synthetic | pair.authentic for pair in pairs], axis=0))
+    strata = strata_of(first, np.any([pair.synthetic | pair.authentic for pair in pairs], axis=0))
     ranked = [_sorted_run(own, pairs) for own in scores]
     once = np.ones((scores.shape[1], 1))
     point = np.stack([_weighted_aucs(run, once)[:, 0] for run in ranked])
@@ -238,6 +238,56 @@ def replicated_auc(
     found = _replicated(first, scores, pairs, n, np.random.default_rng(seed))
     return found._replace(reason=reason)
 
+# %% ../../nbs/lib/measure/03_bootstrap.ipynb #707ce9fe
+def weighted_aucs_of(
+    scores: np.ndarray,  # (N,) of one run
+    pairs: Sequence[Comparison],
+    weights: np.ndarray,  # (N, b) how often each image counts
+) -> np.ndarray:  # (S, b) in [0, 1], in the order of their counterparts
+    "AUC of each generator where images count as often as is said."
+    order = [pair.counterpart for pair in pairs]
+    pairs = sorted(pairs, key=lambda pair: order.index(pair.counterpart))
+    return _weighted_aucs(_sorted_run(scores, pairs), weights)
+
+# %% ../../nbs/lib/measure/03_bootstrap.ipynb #8a2e9a5a
+def _weighted_means(
+    values: np.ndarray,  # (R, N) NaN where an image does not count
+    groups: Sequence[np.ndarray],  # (G,) rows of each
+    weights: np.ndarray,  # (N, b)
+) -> np.ndarray:  # (R, G, b), NaN where none was drawn that counts
+    "Means of groups, an image counting as often as it was drawn."
+    counts = np.isfinite(values).astype(float)
+    filled, found = np.nan_to_num(values), []
+    for rows in groups:
+        total = counts[:, rows] @ weights[rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append(filled[:, rows] @ weights[rows] / total)
+    return np.stack(found, axis=1)
+
+
+def replicated_means(
+    predictions: pd.DataFrame,  # source, label and, if there are any, subject
+    values: np.ndarray,  # (R, N) of each run and image, NaN where it does not count
+    n: int = 1000,  # replicates
+    seed: int = 0,
+) -> Replicates:  # sources are those with an image that counts in every run
+    "Mean of each source in each run, of all images and of images drawn anew."
+    rows = predictions.groupby("source", sort=True).indices
+    counted = {name: np.isfinite(values[:, own]).any(axis=1).all() for name, own in rows.items()}
+    there = {name: own for name, own in rows.items() if counted[name]}
+    used, rng = np.isfinite(values).any(axis=0), np.random.default_rng(seed)
+    strata, own = strata_of(predictions, used), list(there.values())
+    point = _weighted_means(values, own, np.ones((values.shape[1], 1)))[..., 0]
+    drawn, step = np.empty((*point.shape, n)), max(1, WEIGHTS // values.shape[1])
+    for start in range(0, n, step):
+        weights = _drawn(strata, values.shape[1], min(step, n - start), rng)
+        drawn[..., start : start + step] = _weighted_means(values, own, weights)
+    table = _strata_table(predictions, strata)
+    drawn = np.where(np.isfinite(drawn), drawn, point[..., None])
+    uses = [(table["source"] == name).to_numpy() for name in there]
+    uses = np.array(uses, dtype=bool).reshape(-1, len(table))
+    return Replicates(tuple(map(str, there)), point, drawn, table, uses, "")
+
 # %% ../../nbs/lib/measure/03_bootstrap.ipynb #0e658920
 def two_level(
     replicates: Replicates,
@@ -258,8 +308,7 @@ def two_level(
         point = point - auc[list(b)]
         values = values - replicates.drawn[list(b)][:, chosen].mean(axis=1)
     plain, drawn = (
-        _seed_level(values, wide, level, np.random.default_rng([seed, 1]))
-        for wide in (False, widen)
+        seed_level(values, wide, level, np.random.default_rng([seed, 1])) for wide in (False, widen)
     )
     low, high = np.quantile(drawn, [tail, 1 - tail]).clip(0 if b is None else -1, 1)
     strata = replicates.strata[replicates.uses[chosen].any(axis=0)]
@@ -320,7 +369,7 @@ def blocked(
     "Sums of influences over blocks of subjects, the same blocks for all runs on the same images."
     pairs = [side.pair for side in sides]
     used = np.any([pair.synthetic | pair.authentic for pair in pairs], axis=0)
-    strata, rng, start = _strata(predictions, used), np.random.default_rng(0), 0
+    strata, rng, start = strata_of(predictions, used), np.random.default_rng(0), 0
     place, table = np.full(len(predictions), -1), _strata_table(predictions, strata)
     table["n_blocks"] = table["n_subjects"].clip(upper=blocks)
     for (rows, subjects), k, count in zip(
@@ -348,7 +397,7 @@ def replicated_blocks(
     auc, sums = np.stack([run.auc for run in runs]), np.stack([run.sums for run in runs])
     drawn = np.repeat(auc[..., None], n, axis=-1)
     for i, k in enumerate(first.strata["n_blocks"]):
-        own, excess = first.uses[:, i], _counts(k, n, rng).astype(np.float32) - 1
+        own, excess = first.uses[:, i], drawn_counts(k, n, rng).astype(np.float32) - 1
         drawn[:, own] += sums[:, own, start : start + k] @ excess
         start += k
     strata = first.strata.drop(columns="n_blocks")

@@ -78,7 +78,7 @@ def _refuse_unknown(
         raise ReportError(f"no run of {baseline!r}, expected one of {', '.join(scenarios)}{hint}")
 
 # %% ../../nbs/lib/report/02_differences.ipynb #bb782a61
-class _Bootstrapped(NamedTuple):
+class Bootstrapped(NamedTuple):
     "An interval of the two-level bootstrap, as it is in the study folder."
 
     low: float  # NaN where there is none
@@ -87,24 +87,24 @@ class _Bootstrapped(NamedTuple):
     reason: str  # how it was made and what it does not hold
 
 
-def _bootstrapped(
+def bootstrapped(
     tables: StudyTables,
     data: str,
     network: str,
     scenario: str,
     baseline: str,
     source: str,
-) -> _Bootstrapped:
+) -> Bootstrapped:
     "The interval of the two-level bootstrap."
     wanted = dict(data=data, network=network, scenario=scenario, baseline=baseline, measure=source)
     rows = tables.intervals
     rows = rows[rows_equal(rows, **wanted)] if len(rows) else rows
     if rows.empty:
-        return _Bootstrapped(np.nan, np.nan, 0, "no bootstrap interval")
-    found = _Bootstrapped(*rows[[*_Bootstrapped._fields]].iloc[0])
+        return Bootstrapped(np.nan, np.nan, 0, "no bootstrap interval")
+    found = Bootstrapped(*rows[[*Bootstrapped._fields]].iloc[0])
     if found.n_runs == 1 or found.n_runs >= FEWEST:  # of one pair: for other subjects only
         return found
-    return _Bootstrapped(np.nan, np.nan, found.n_runs, "no bootstrap interval")
+    return Bootstrapped(np.nan, np.nan, found.n_runs, "no bootstrap interval")
 
 # %% ../../nbs/lib/report/02_differences.ipynb #1ff36004
 def _image_counts(
@@ -166,7 +166,7 @@ def difference_figure(
         if (key := (*cell[:2], scenario)) not in pairs.index:
             continue
         seeds = (wide[scenario] - wide[baseline]).loc[cell[:2]].dropna()
-        found = _bootstrapped(tables, *key, baseline, source)
+        found = bootstrapped(tables, *key, baseline, source)
         _add_difference(figure, len(notes), scenario, pairs.loc[key], seeds, found)
         unlike = _unlike(tables, *key, baseline, source)
         notes[f"{scenario} ({cell.title})"] = found, unlike
@@ -183,7 +183,7 @@ def difference_figure(
 
 # %% ../../nbs/lib/report/02_differences.ipynb #076de787
 def _difference_note(
-    notes: Mapping[str, tuple[_Bootstrapped, list[str]]],  # line -> interval and `_unlike`
+    notes: Mapping[str, tuple[Bootstrapped, list[str]]],  # line -> interval and `_unlike`
     several: bool,  # whether any line has more than one pair
 ) -> str:
     "What is drawn in `difference_figure`, and what is not."
@@ -223,7 +223,7 @@ def _add_difference(
     scenario: str,
     pair: pd.Series,  # a row of `paired_table`
     seeds: pd.Series,  # difference of each seed
-    bootstrapped: _Bootstrapped,
+    bootstrapped: Bootstrapped,
 ) -> None:
     "One line of `difference_figure`."
     colour = scenario_style(scenario).colour
@@ -265,7 +265,7 @@ def tests_table(
     "`difference_table` for reading, with the intervals of the two-level bootstrap."
     pairs = difference_table(tables, baseline, source)
     keys = list(zip(pairs["data"], pairs["network"], pairs["scenario"], strict=True))
-    both = [_bootstrapped(tables, *key, baseline, source) for key in keys]
+    both = [bootstrapped(tables, *key, baseline, source) for key in keys]
     pairs["low_both"], pairs["high_both"] = ([one[i] for one in both] for i in (0, 1))
     pairs["reason"] = [
         "; ".join(filter(None, [*_unlike(tables, *key, baseline, source), reason, _words(found)]))
@@ -275,7 +275,7 @@ def tests_table(
 
 
 def _words(
-    found: _Bootstrapped,
+    found: Bootstrapped,
 ) -> str:
     "What a note says of a bootstrap."
     return f"bootstrap: {found.reason}" if np.isfinite(found.low) else found.reason
@@ -332,11 +332,6 @@ def _verdict(low: float, high: float) -> str:
     return "not shown to differ"
 
 
-def _signed(value: float) -> str:
-    "Three digits, a real minus, no sign before zero."
-    return f"{value:.3f}".replace("-", "−") if abs(value) >= 5e-4 else "0.000"
-
-
 def _sentence(
     tables: StudyTables,
     pair: pd.Series,  # a row of `difference_table`
@@ -345,13 +340,13 @@ def _sentence(
 ) -> str:
     "One difference in words."
     key = pair["data"], pair["network"], pair["scenario"]
-    found = _bootstrapped(tables, *key, baseline, source)
+    found = bootstrapped(tables, *key, baseline, source)
     both = found.n_runs >= FEWEST
     low, high = (found.low, found.high) if both else (pair["low"], pair["high"])
-    between = f" [{_signed(low)}, {_signed(high)}]" if np.isfinite([low, high]).all() else ""
+    between = f" [{signed(low)}, {signed(high)}]" if np.isfinite([low, high]).all() else ""
     over = " for other seeds and images" if both else " for other seeds"
     n = f"{pair['n']} pair{'s' * (pair['n'] != 1)} of runs"
-    words = f"{pair['scenario']} − {baseline}: {_signed(pair['difference'])}{between} "
+    words = f"{pair['scenario']} − {baseline}: {signed(pair['difference'])}{between} "
     words += f"{AREAS.get(source, f'AUC, {shown_name(source)}')}: {_verdict(low, high)}"
     unlike = _unlike(tables, *key, baseline, source)
     how = f"{n}; 95 % interval{over}" if between else n
@@ -376,3 +371,8 @@ def answers(
         lines = [_sentence(tables, row, baseline, source) for _, row in rows.iterrows()]
         found += [(cell.title, lines)] if lines else []
     return found
+
+# %% ../../nbs/lib/report/02_differences.ipynb #b9c397e6
+def signed(value: float) -> str:
+    "Three digits, a real minus, no sign before zero."
+    return f"{value:.3f}".replace("-", "−") if abs(value) >= 5e-4 else "0.000"

@@ -46,6 +46,16 @@ class StudyTables(NamedTuple):
     problems: list[str]  # runs and tables that are not there, and why
     frozen: FrozenTables | None = None  # systems that were not trained here; None: not looked for
     annotators: pd.DataFrame | None = None  # agreement with single people; None: not collected
+    asked: "Asked | None" = None  # what questions beside scenarios found; None: none was asked
+
+
+class Asked(NamedTuple):
+    "What a study found for its further questions, whose runs stand in no other part of a report."
+
+    points: pd.DataFrame  # a row a point of a curve, with the cost of its maps
+    measures: pd.DataFrame  # of all runs, those at the points among them; as of `StudyTables`
+    intervals: pd.DataFrame
+    annotators: pd.DataFrame | None
 
 # %% ../../nbs/lib/report/00_tables.ipynb #55776e1f
 class ReportError(ValueError):
@@ -100,7 +110,8 @@ def read_tables(
         annotators = _read_annotators(folder)
     except ReportError as error:
         faults.append(str(error))
-    return StudyTables(folder, study, runs, *tables, baselines, faults, frozen, annotators)
+    found = StudyTables(folder, study, runs, *tables, baselines, faults, frozen, annotators)
+    return _set_apart(found)
 
 # %% ../../nbs/lib/report/00_tables.ipynb #db073210
 def _read_table(
@@ -157,136 +168,42 @@ def _tested_elsewhere(
             )
     return faults
 
-# %% ../../nbs/lib/report/00_tables.ipynb #284b431b
-def made_up_tables(seeds=3, networks=("resnet50", "densenet121"), epochs=5):
-    "Tables of a study that was never run: CYBORG is better by 0.1, inverted maps by 0.05."
-    rng, gains = np.random.default_rng(0), {"classical": 0.0, "cyborg": 0.1, "inverted": 0.05}
-    keys = pd.DataFrame(list(product(["faces"], networks, gains, range(seeds))), columns=KEYS)
-    sources = {"stylegan": False, "progan": False, "sg2": True}
-    measures, rocs, histories, bins = [], [], [], []
-    for row in keys.itertuples(index=False):
-        level = 0.6 + gains[row.scenario] + rng.normal(0, 0.01)
-        own = row._asdict()
-        aucs = {name: level + 0.2 * seen for name, seen in sources.items()}
-        aucs |= {"pooled": level, "macro": level, "macro_seen": level + 0.2, "macro_unseen": level}
-        for name, value in aucs.items():
-            measures.append(
-                own | dict(measure="auc", source=name, seen=sources.get(name), value=value)
-            )
-        others = dict(
-            cc=0.1 + 4 * gains[row.scenario],
-            ece=0.2,
-            ece_scaled=0.05,
-            n_images=400,
-            n_maps=400,
-            temperature=2.0,
-            brier=0.2,
-            brier_scaled=0.1,
-            nll=0.6,
-            nll_scaled=0.4,
-        )
-        others["apcer_at_bpcer_0.05"] = 1 - level
-        for name, value in others.items():
-            source = "max" if name.startswith("apcer") else ""
-            measures.append(own | dict(measure=name, source=source, seen=None, value=value))
-        rate = np.linspace(0, 1, 51)
-        power = (1 - level) / level
-        for name in (*sources, "pooled"):
-            rocs.append(
-                pd.DataFrame(
-                    own
-                    | dict(
-                        source=name,
-                        seen=sources.get(name),
-                        rate=rate,
-                        tpr=rate**power,
-                        fpr=rate ** (1 / power),
-                    )
-                )
-            )
-        epoch = np.arange(1, epochs + 1)
-        accuracy = 0.5 + 0.4 * (1 - np.exp(-epoch / 2))
-        histories.append(
-            pd.DataFrame(
-                own
-                | dict(
-                    epoch=epoch,
-                    train_accuracy=accuracy + 0.1,
-                    val_accuracy=accuracy,
-                    val_auc=accuracy,
-                )
-            )
-        )
-        p = np.linspace(0.05, 0.95, 10)
-        for split, scaled in product(("val", "test"), (False, True)):
-            bins.append(
-                pd.DataFrame(
-                    own
-                    | dict(
-                        split=split,
-                        scaled=scaled,
-                        n=40,
-                        predicted=p,
-                        observed=p if scaled else 0.5 + (p - 0.5) * 0.6,
-                    )
-                )
-            )
-    runs = keys.assign(name="", state="finished", commit="abc1234", cells="7x7", differs="")
-    runs["collected"] = True
-    intervals = [
-        dict(
-            data="faces",
-            network=network,
-            scenario=s,
-            baseline="classical",
-            measure="macro_unseen",
-            estimate=g,
-            se=0.01,
-            low=g - 0.03,
-            high=g + 0.03,
-            n_runs=seeds,
-            n_images=400,
-            n_subjects=400,
-            n_sources=2,
-            replicates=1000,
-            reason="",
-        )
-        for network in networks
-        for s, g in gains.items()
-        if g
-    ]
-    baselines = pd.DataFrame(
-        [
-            dict(
-                data="faces",
-                cells="7x7",
-                reference="mean_map",
-                source="",
-                metric="cc",
-                value=0.4,
-                n_images=400,
-            )
-        ]
-    )
-    measures = pd.DataFrame(measures).assign(reason="", differs="").astype({"seen": "boolean"})
-    study = dict(
-        name="made up",
-        networks=list(networks),
-        scenarios=dict.fromkeys(gains),
-        seeds=list(range(seeds)),
-    )
-    return StudyTables(
-        Path(),
-        study,
-        runs,
-        measures,
-        pd.concat(histories),
-        pd.concat(rocs),
-        pd.concat(bins),
-        pd.DataFrame(intervals),
-        baselines,
-        [],
-    )
+# %% ../../nbs/lib/report/00_tables.ipynb #1c5e0e6c
+def _set_apart(
+    tables: StudyTables,
+) -> StudyTables:
+    "Tables without the runs that questions made, which `asked` holds."
+    path, points = tables.folder / "points.csv", pd.DataFrame()
+    if path.is_file():
+        with reading_study(path):
+            points = pd.read_csv(path)
+    if not len(points):
+        return tables
+    asked = Asked(points, tables.measures, tables.intervals, tables.annotators)
+    made = set(points.loc[points["made"], "scenario"])
+    names = ("measures", "histories", "rocs", "reliability", "intervals", "annotators")
+    found = {name: getattr(tables, name) for name in names}
+    own = {k: t[~t["scenario"].isin(made)] for k, t in found.items() if t is not None}
+    return tables._replace(**own, asked=asked)
+
+# %% ../../nbs/lib/report/00_tables.ipynb #288badad
+_FURTHER_TEXT = ("data", "network", "scenario", "column", "group", "measure", "worst", "best")
+_FURTHER_TEXT += ("reason", "by", "fold", "source", "small", "baseline")
+
+
+def further_table(
+    tables: StudyTables,
+    name: str,  # of a CSV file in the study folder
+    example: str,  # of the line that asks for it, for the message
+) -> pd.DataFrame:
+    "A table of a question beside scenarios; ReportError where it was not asked."
+    path = tables.folder / f"{name}.csv"
+    if not path.is_file():
+        raise ReportError(f"the study did not ask it ({example} in the study file)")
+    with reading_study(path):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers = [column for column in table if column not in _FURTHER_TEXT]
+    return table.assign(**{n: pd.to_numeric(table[n], errors="coerce") for n in numbers})
 
 # %% ../../nbs/lib/report/00_tables.ipynb #746b80d9
 def basis(
@@ -369,6 +286,17 @@ def order_of(
     named = {"network": "networks", "scenario": "scenarios", "data": "data"}
     given = [name for name in tables.study.get(named.get(column, ""), {}) or {} if name in there]
     return given + [name for name in there if name not in given]
+
+# %% ../../nbs/lib/report/00_tables.ipynb #e359714c
+def in_order(
+    tables: StudyTables,
+    rows: pd.DataFrame,  # with data, network and scenario
+) -> pd.DataFrame:
+    "Rows in the order of the study file; what it does not name stands last."
+    orders = {key: order_of(tables, key) for key in KEYS[:3]}
+    ranks = {key: {name: i for i, name in enumerate(names)} for key, names in orders.items()}
+    places = pd.DataFrame({key: rows[key].map(rank).fillna(1e9) for key, rank in ranks.items()})
+    return rows.loc[places.sort_values([*orders], kind="stable").index]
 
 # %% ../../nbs/lib/report/00_tables.ipynb #ebf6c79a
 class Cell(NamedTuple):
@@ -715,6 +643,11 @@ def settings_table(
         rows.append((f"data {data}", Path(str(manifest)).name))
     for name, value in (study.get("settings") or {}).items():
         rows.append((f"every run: {name}", str(value)))
+    if study.get("groups"):
+        rows.append(("groups", ", ".join(study["groups"])))
+    for name in ("maps_share", "annotators", "pool"):
+        for key, value in (study.get(name) or {}).items():
+            rows.append((f"{name}: {key}", ", ".join(map(str, listify(value)))))
     for name, own in (study.get("scenarios") or {}).items():
         rows.append((f"scenario {name}", ", ".join(f"{k} {v}" for k, v in (own or {}).items())))
     return pd.DataFrame(rows, columns=["setting", "value"])
@@ -746,24 +679,3 @@ def systems_table(
     for row in seen.itertuples():
         table.text.loc[row.source, f"{row.network}, {row.scenario}"] += " †"
     return TextTable(table.text.T.rename_axis("system"), table.bold.T)
-
-# %% ../../nbs/lib/report/00_tables.ipynb #0f505574
-def made_up_frozen():
-    "Two deepfake detectors and their fusion, worse than chance; a detector of its own data."
-    systems = [("faces", "left", ""), ("faces", "right", ""), ("faces", "pair", "left+right")]
-    systems = pd.DataFrame([*systems, ("own", "left", "")], columns=["data", "network", "members"])
-    systems = systems.assign(kind="deepfake", file="0123456789ab", seen="", images=400, tested="")
-    rows, curves, rate = [], [], np.linspace(0, 1, 51)
-    for own, auc in zip(systems.itertuples(), (0.4, 0.38, 0.37, 0.95), strict=True):
-        keys = dict(data=own.data, network=own.network, scenario="frozen", seed=0)
-        there = ("stylegan", "progan", "sg2") if own.data == "faces" else ("video",)
-        for name in (*there, "macro_unseen", "macro", "pooled"):
-            seen = False if name in there else None
-            rows.append(keys | dict(measure="auc", source=name, seen=seen, value=auc))
-            rows.append(keys | dict(measure="auc_se", source=name, seen=seen, value=0.01))
-            curve = dict(source=name, seen=seen, rate=rate, tpr=rate ** ((1 - auc) / auc))
-            curves.append(pd.DataFrame(keys | curve))
-    rows = pd.DataFrame(rows).assign(reason="").astype({"seen": "boolean"})
-    return FrozenTables(
-        systems.assign(validation=True, folder=""), rows, pd.concat(curves), pd.DataFrame(), []
-    )

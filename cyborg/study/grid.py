@@ -38,11 +38,12 @@ from cyborg.manifest import (
 )
 from ..others.frozen import FROZEN, check_entry, make_scorer, score_frozen
 from ..others.scorers import is_trusted
+from ..people.ceiling import find_annotations
 from ..runs import code_digest, differing, new_state, run_codes, run_record
 from ..settings import RunConfig, SettingsError
+from .fewer import with_people, with_share
 from cyborg.study.file import (
     Study,
-    StudyError,
     StudyRun,
     data_places,
     read_places,
@@ -51,7 +52,9 @@ from cyborg.study.file import (
     study_content,
     study_runs,
 )
+from .questions import Point, check_columns_of
 from .runner import run_state
+from .words import StudyError
 from cyborg.trial import (
     ROW_BYTES,
     NetworkBytes,
@@ -125,6 +128,26 @@ def is_drawn(study: Study) -> bool:
     "Whether there are images: the demo set may be still to come."
     return bool(study.data) or (data_root() / "demo" / "demo.json").is_file()
 
+# %% ../../nbs/lib/study/02_grid.ipynb #5bc2bdf9
+def _with_fewer(
+    manifest: Manifest,
+    study: Study,
+    run: StudyRun,
+    point: Point,  # that it stands at
+    dry: bool,  # write nothing
+) -> Manifest:
+    "The manifest of a run with a share of the maps, or with maps of fewer people."
+    if point.question == "maps_share":
+        return with_share(manifest, point.level, run.seed, study.maps_share.get("by", ""))
+    if not is_drawn(study):
+        return manifest
+    places = data_places(study, run.data)
+    try:
+        path = find_annotations(Path(places["manifest"]).parent, manifest.root)
+    except FileNotFoundError as error:
+        raise StudyError(f"annotators: {error}, which says who marked what") from error
+    return with_people(manifest, path, int(point.level), run.seed, Path(run.config.root), dry)
+
 # %% ../../nbs/lib/study/02_grid.ipynb #dfcee60e
 def _study_manifests(
     study: Study,
@@ -140,15 +163,19 @@ def _study_manifests(
     cells = {run.config.manifest: run for run in reversed(runs)}
     bar = Bar(cells.values(), desc="reading manifests", unit=" files", delay=3, leave=False)
     for run in bar:
-        config, given = run.config, study.scenarios[run.scenario]
-        column = given.get("map_column", "")
-        if not column:
+        config, given = run.config, study.every[run.scenario]
+        column, point = given.get("map_column", ""), study.made.get(run.scenario)
+        fewer = point is not None and point.fewer
+        if not (column or fewer):
             places = {key: getattr(config, key) for key in ("manifest", "root", "synthetic")}
             manifests[config.manifest] = demo or read_places(places)
             continue
         data = stand_ins(given, study).get(run.data, run.data)
         found = demo or read_places(data_places(study, data))
-        found = _with_maps(found, run.scenario, data, column)
+        if fewer:
+            found = _with_fewer(found, study, run, point, dry or not is_drawn(study))
+        else:
+            found = _with_maps(found, run.scenario, data, column)
         if not dry:
             write_manifest(found, config.manifest)
             found = read_manifest(config.manifest, config.root or None, synthetic=config.synthetic)
@@ -298,7 +325,8 @@ def _check_runs(
                 warnings += check_settings(run.config, manifest)
             except SettingsError as error:
                 raise StudyError(f"scenario {run.scenario}: {error}") from error
-            if run.config.alpha < 1 and run.config.maps != "label" and is_drawn(study):
+            mapped = run.config.alpha < 1 and run.scenario not in study.made
+            if mapped and run.config.maps != "label" and is_drawn(study):
                 warnings.append(_check_maps(run, manifest, study.least_maps))
         seen.add(key)
         record = record_of(run)
@@ -326,7 +354,8 @@ def _check_files(
 ) -> list[Finding]:
     "Look at the images and maps of each manifest once, for all runs."
     folder, known, findings = study.folder / "checked", {}, {}
-    for config in (run.config for run in runs if is_drawn(study)):
+    own = (run for run in runs if run.scenario not in study.made)  # others have the same images
+    for config in (run.config for run in own if is_drawn(study)):
         key = (config.manifest, config.seen, config.counterparts)
         if key in findings:
             continue
@@ -352,6 +381,9 @@ def checked_study(
     for path, manifest in manifests.items():
         if len(manifest.classes) != 2:
             raise StudyError(f"a study measures two classes, {path} has {manifest.classes}")
+        check_columns_of(study.groups or (), "groups", list(manifest.table), path)
+        pool = [study.pool["column"]] if study.pool else []
+        check_columns_of(pool, "pool", list(manifest.table), path)
     frozen = (pair for systems in study.frozen.values() for pair in systems.items())
     unopened = [_check_frozen(name, entry, trusted, dry) for name, entry in frozen]
     warnings = [found.text for found in _check_files(study, runs, manifests, dry)]

@@ -42,15 +42,7 @@ from ..predictions import KEYS
 from ..runs import run_record
 from ..settings import SettingsError
 from .collect import audit_data, collect, summary
-from cyborg.study.file import (
-    Study,
-    StudyError,
-    StudyRun,
-    read_study,
-    study_runs,
-    without_missing,
-    write_study,
-)
+from .file import Study, StudyRun, read_study, study_runs, without_missing, write_study
 from cyborg.study.grid import (
     CheckedStudy,
     checked_study,
@@ -62,6 +54,7 @@ from cyborg.study.grid import (
     score_systems,
 )
 from .runner import OUTCOME, REPORT, RESULT, Outcome, execute_on_worker, write_outcome
+from .words import StudyError
 
 # %% ../../nbs/lib/study/04_run.ipynb #fbf31063
 NOTEBOOK = NOTEBOOKS / "train.ipynb"
@@ -237,7 +230,7 @@ def _task(
 ) -> tuple:  # arguments of `execute_on_worker`
     "What a worker is given for a run: every setting, so that no default can differ there."
     parameters = {"preset": study.preset, **asdict(run.config)}
-    if study.robustness:
+    if study.robustness and run.scenario not in study.made:
         parameters["robustness"] = study.robustness
     environment = {k: v for k, v in os.environ.items() if k.startswith(("CYBORG_", "HF_"))}
     environment[CHECKED] = str(study.folder / "checked")
@@ -339,7 +332,8 @@ def _claimed(study: Study) -> Iterator[None]:
 # %% ../../nbs/lib/study/04_run.ipynb #efdc1058
 def _lacks_robustness(run: StudyRun, study: Study) -> bool:
     "Whether a trained run has yet to score degraded images: `robustness` may be added later."
-    return bool(study.robustness) and not (run.config.folder / "robustness.csv").is_file()
+    wanted = study.robustness and run.scenario not in study.made
+    return bool(wanted) and not (run.config.folder / "robustness.csv").is_file()
 
 # %% ../../nbs/lib/study/04_run.ipynb #f26a5067
 def run_study(
@@ -473,7 +467,12 @@ def _announced(
     slots = _slots(workers, threads, study)
     words = f"about {span(todo / slots)}, {slots} at a time"
     print(f"{len(seconds)} runs in {study.folder}; {words}", flush=True)
+    own = {r.config.manifest for r in study_runs(study) if r.scenario not in study.made}
+    if made := sum(r.scenario in study.made for r in study_runs(study)):
+        print(f"{made} of the runs are points of curves: {', '.join(study.made)}")
     for path, manifest in checked.manifests.items() if dry else ():
+        if path not in own:  # the same images with fewer maps
+            continue
         counts = ", ".join(f"{split} {n:,}" for split, n in image_counts(manifest).items())
         coming = "" if is_drawn(study) else ", to be drawn first"
         print(f"{path}: {len(manifest):,} images ({counts}){coming}")

@@ -1,0 +1,259 @@
+"""What a study asks beside which scenario is better: how many maps, how many people."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from test_study import tree, write_finished
+
+from cyborg.demo import make_demo
+from cyborg.manifest import read_manifest
+from cyborg.report.enough import enough_figure, enough_table
+from cyborg.report.fairness import fairness_answers, fairness_figure
+from cyborg.report.headline import headline
+from cyborg.report.pooling import pooling_figure, pooling_table
+from cyborg.report.tables import main_table, read_tables, settings_table
+from cyborg.study.collect import collect
+from cyborg.study.file import make_study, read_study, study_runs, write_study
+from cyborg.study.grid import check_study
+from cyborg.study.run import main
+from cyborg.study.words import StudyError
+from cyborg.training import train
+
+CURVES = {"maps_share": [0, 0.2, 0.5, 1], "annotators": [1, "all"]}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return make_demo(tmp_path_factory.mktemp("data") / "demo", n=40, size=64)
+
+
+@pytest.fixture
+def asking(demo):
+    return {
+        "name": "asking",
+        "data": {"demo": {"manifest": str(demo.root / "manifest.csv"), "root": str(demo.root)}},
+        "networks": ["test_resnet"],
+        "scenarios": ["classical", "cyborg"],
+        "seeds": 2,
+        "settings": {"size": 64, "epochs": 1, "device": "cpu", "batch_size": 8},
+        "least_maps": 0.0,
+        **CURVES,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"maps_share": [0.1, 2]}, "maps_share shares[1] is 2 (int), expected a share from 0 to 1"),
+        ({"maps_share": []}, "maps_share shares is [] (list), expected a list of shares"),
+        ({"maps_share": [0.1, 0.1]}, "maps_share shares: 0.1 stands twice"),
+        ({"maps_share": {"share": [1]}}, "there is no key 'share' (did you mean 'shares'?)"),
+        ({"maps_share": {"by": "queue"}}, "maps_share shares missing"),
+        ({"maps_share": {"shares": [0.1], "scenarios": ["cybor"]}}, "(did you mean 'cyborg'?)"),
+        ({"annotators": [0]}, "annotators people[0]: 0 is no number of people"),
+        ({"annotators": ["al"]}, "'al' is no number of people, expected 1 or more, or all"),
+        ({"maps_shares": [0.1]}, "there is no key 'maps_shares' (did you mean 'maps_share'?)"),
+        ({"scenarios": ["classical"], "maps_share": [0.1]}, "no scenario learns from the human"),
+        (
+            {"annotators": {"people": [1], "scenarios": ["classical"]}},
+            "annotators: classical does not learn from the human maps",
+        ),
+        (
+            {"scenarios": ["cyborg", {"cyborg-maps0.1": {"alpha": 0.3}}], "maps_share": [0.1]},
+            "scenario cyborg-maps0.1 is one that maps_share makes",
+        ),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused_by_name(content, changes, message, tmp_path):
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content | changes))
+    with pytest.raises(StudyError) as error:
+        read_study(tmp_path / "bad.yaml", tmp_path)
+    assert message in str(error.value)
+
+
+def test_points_are_runs_and_those_that_are_there_are_not_made_again(asking, tmp_path):
+    runs = study_runs(make_study(asking, runs=tmp_path))
+    names = dict.fromkeys(run.scenario for run in runs)
+    made = ["cyborg-maps0.2", "cyborg-maps0.5", "cyborg-people1"]
+    assert list(names) == ["classical", "cyborg", *made]
+    assert len(runs) == 5 * 2
+    assert {run.config.alpha for run in runs if run.scenario in made} == {0.5}
+
+
+def test_each_seed_keeps_maps_of_its_own_one_share_within_the_next(asking, demo, tmp_path):
+    study = make_study(asking, runs=tmp_path)
+    check_study(study)
+    has = {}
+    for run in study_runs(study):
+        table = read_manifest(run.config.manifest, run.config.root).table
+        assert table["image"].tolist() == demo.table["image"].tolist()
+        rest = table["split"] != "train"
+        assert table["map"][rest].tolist() == demo.table["map"][rest].tolist()
+        has[run.scenario, run.seed] = {*table.loc[~rest & (table["map"] != ""), "image"]}
+    whole = has["cyborg", 0]
+    for seed in (0, 1):
+        few, half = has["cyborg-maps0.2", seed], has["cyborg-maps0.5", seed]
+        assert few < half < whole
+        assert (len(few), len(half)) == (round(0.2 * len(whole)), round(0.5 * len(whole)))
+        assert has["cyborg-people1", seed] == whole
+    assert has["cyborg-maps0.5", 0] != has["cyborg-maps0.5", 1]
+    before = tree(study.folder)
+    check_study(study)
+    assert [name for name, _ in tree(study.folder)] == [name for name, _ in before]
+
+
+def test_a_dry_run_counts_the_points_and_writes_nothing(asking, tmp_path, monkeypatch, capsys):
+    (tmp_path / "asking.yaml").write_text(yaml.safe_dump(asking))
+    monkeypatch.setenv("CYBORG_RUNS", str(tmp_path / "runs"))
+    main(str(tmp_path / "asking.yaml"), dry_run=True)
+    told = capsys.readouterr().out
+    assert "10 runs in" in told
+    assert "6 of the runs are points of curves: cyborg-maps0.2, cyborg-maps0.5, " in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_maps_of_people_need_people(content, tmp_path):
+    with pytest.raises(StudyError, match=r"annotators: there is no annotations.parquet in"):
+        check_study(make_study(content | {"annotators": [1]}, runs=tmp_path))
+
+
+def test_a_share_that_leaves_no_map_says_so(asking, tmp_path):
+    with pytest.raises(StudyError, match=r"cyborg-maps0.01: alpha is 0.5, but no training image"):
+        check_study(make_study(asking | {"maps_share": [0.01]}, runs=tmp_path))
+
+
+def test_a_run_with_maps_of_one_person_trains(asking, tmp_path):
+    study = make_study(asking, runs=tmp_path)
+    check_study(study)
+    run = next(run for run in study_runs(study) if run.scenario == "cyborg-people1")
+    train(run.config)
+    history = pd.read_csv(run.config.folder / "history.csv")
+    assert len(history) == 1 and np.isfinite(history["train_saliency"]).all()
+
+
+def test_the_report_keeps_points_apart_and_counts_their_gain(asking, demo, tmp_path):
+    study = make_study(asking, runs=tmp_path)
+    shifts = {"classical": 0.0, "cyborg-maps0.2": 0.5, "cyborg-maps0.5": 1.0, "cyborg": 1.0}
+    for run in study_runs(study):
+        write_finished(run, shifts.get(run.scenario, 0.8), note={"settings": {"map_size": "2x2"}})
+    write_study(study, study.folder / "study.yaml")
+    found = collect(study)
+    aucs = found.measures.query("measure == 'auc' and source == 'macro_unseen'")
+    aucs = aucs.groupby("scenario")["value"].mean()
+    tables = read_tables(study.folder)
+    assert main_table(tables).text.columns.tolist() == ["classical", "cyborg"]
+    assert set(tables.intervals["scenario"]) == {"classical", "cyborg"}
+    table = enough_table(tables)
+    assert table["maps"].tolist() == ["0 %", "20 %", "50 %", "100 %"]
+    gains = [f"{aucs[name] - aucs['classical']:.3f}" for name in shifts]
+    assert table["gain"].str.replace("−", "-").tolist() == gains
+    n = int((demo.table.query("split == 'train'")["map"] != "").sum())
+    counts = [0, round(0.2 * n), round(0.5 * n), n]
+    assert table["images with a map"].tolist() == [str(count) for count in counts]
+    hours = table["hours"].astype(float)
+    assert hours[0] == 0 and (hours.diff()[1:] > 0).all()
+    people = enough_table(tables, "annotators")
+    assert people["people"].tolist() == ["1", "all"]
+    assert people["hours"].iloc[1] == table["hours"].iloc[-1]
+    assert len([t for t in enough_figure(tables).data if t.meta == "curve"]) == 2
+    titles = [title for title, _ in headline(tables)]
+    assert titles == ["test_resnet", "How many maps are enough?", "How many people are enough?"]
+    settings = settings_table(tables).set_index("setting")["value"]
+    assert settings["maps_share: shares"] == "0, 0.2, 0.5, 1"
+
+
+# --- groups and pools --------------------------------------------------------------------------
+
+
+def graded(content, faces, tmp_path, **more):
+    "Two scenarios on three seeds, whose test images have a column of groups and of people."
+    study = make_study(content | {"seeds": 3} | more, runs=tmp_path)
+    for run in study_runs(study):
+        write_finished(run, 0.5 * (run.scenario == "cyborg"), 80, {"settings": {"map_size": "2x2"}})
+        path = run.config.folder / "predictions.parquet"
+        note = pq.read_schema(path).metadata
+        table = pd.read_parquet(path)
+        half = np.arange(len(table)) % 2 == 0
+        table["skin"], table["person"] = np.where(half, "a", "b"), (table.index // 4).astype(str)
+        if run.scenario == "classical":  # every authentic image of b is refused
+            table.loc[~half & (table["label"] == "authentic"), "score"] = 1.0
+        pq.write_table(pa.Table.from_pandas(table).replace_schema_metadata(note), path)
+    write_study(study, study.folder / "study.yaml")
+    return study
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": []}, "groups is [] (list), expected a column, or a list of columns"),
+        ({"groups": ["sex", "sex"]}, "groups: 'sex' stands twice"),
+        ({"groups": ["a/b"]}, "groups[0]: 'a/b' holds a character that names may not hold"),
+        ({"group": ["sex"]}, "there is no key 'group' (did you mean 'groups'?)"),
+        ({"pool": {"column": "subject", "by": ["median"]}}, "'median' is no way to pool scores"),
+        ({"pool": {"by": "mean"}}, "pool column missing"),
+        ({"pool": {"colum": "subject"}}, "there is no key 'colum' (did you mean 'column'?)"),
+    ],
+)
+def test_groups_and_pools_that_make_no_sense_are_refused(content, changes, message, tmp_path):
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content | changes))
+    with pytest.raises(StudyError) as error:
+        read_study(tmp_path / "bad.yaml", tmp_path)
+    assert message in str(error.value)
+
+
+def test_a_column_that_no_manifest_has_is_refused_before_anything_runs(content, tmp_path):
+    for key in ("groups", "pool"):
+        with pytest.raises(StudyError, match=rf"{key}: .*no column 'subjct' .did you mean 'subj"):
+            check_study(make_study(content | {key: "subjct"}, runs=tmp_path))
+
+
+def test_a_planted_unfair_detector_is_found_and_a_fair_one_is_not(content, faces, tmp_path):
+    study = graded(content, faces, tmp_path, groups=["skin"])
+    assert collect(study).problems == []
+    tables = read_tables(study.folder)
+    gaps = pd.read_csv(study.folder / "gaps.csv").set_index(["scenario", "measure"])
+    unfair, fair = gaps.loc["classical", "bpcer"], gaps.loc["cyborg", "bpcer"]
+    assert (unfair["worst"], unfair["best"]) == ("b", "a")
+    assert unfair["gap"] > 0.8 and unfair["low"] > 0.5 and unfair["p"] < 0.01
+    assert fair["p"] > 0.01
+    groups = pd.read_csv(study.folder / "groups.csv").set_index(["scenario", "group", "measure"])
+    assert groups.loc[("classical", "b", "bpcer"), "estimate"] == 1.0
+    assert groups.loc[("classical", "b", "bpcer"), "n_authentic"] == 40
+    [(title, lines)] = fairness_answers(tables)
+    assert title == "Is it as good for each skin?"
+    assert "classical: BPCER of b is" in lines[0] and ", more than chance" in lines[0]
+    assert len(fairness_figure(tables, "skin").data) == 4 * 2
+    assert [t for t, _ in headline(tables)][-1] == title
+
+
+def test_a_group_score_is_the_mean_of_its_images_and_is_reported_beside_them(
+    content, faces, tmp_path
+):
+    study = graded(content, faces, tmp_path, pool={"column": "person", "by": ["mean", "max"]})
+    assert collect(study).problems == []
+    tables, pools = read_tables(study.folder), pd.read_csv(study.folder / "pools.csv")
+    own = pools[pools["baseline"].isna() & (pools["measure"] == "macro_unseen")]
+    own = own.set_index(["scenario", "by"])
+    for by in ("mean", "max"):
+        hand = []
+        for run in study_runs(study):
+            if run.scenario == "cyborg":
+                table = pd.read_parquet(run.config.folder / "predictions.parquet")
+                table = table[table["source"] != "known"]
+                scores = table.groupby(["label", "person"], as_index=False)["score"].agg(by)
+                real, fake = (
+                    scores.loc[scores["label"] == label, "score"].to_numpy()
+                    for label in ("authentic", "synthetic")
+                )
+                hand.append((fake[:, None] > real).mean() + 0.5 * (fake[:, None] == real).mean())
+        assert own.loc[("cyborg", by), "estimate"] == pytest.approx(np.mean(hand))
+        assert own.loc[("cyborg", by), "n_images"] == 40  # 20 people of each class
+    images = tables.measures.query("measure == 'auc' and source == 'macro_unseen'")
+    images = images.groupby("scenario")["value"].mean()["cyborg"]
+    assert own.loc[("cyborg", "images"), "estimate"] == pytest.approx(images)
+    table = pooling_table(tables).set_index(["scenario", "by"])
+    assert table.loc[("cyborg", "mean"), "above classical"] != "–"
+    assert len(pooling_figure(tables).data) == 2
