@@ -46,13 +46,13 @@ CORRIDOR = [
     *("evaluation", "widgets"),
 ]
 ROOMS = {
-    "measure": "corners auc statistics bootstrap errors audit groups pools measures compare "
+    "measure": "corners auc statistics bootstrap errors audit groups pools folds measures compare "
     "robustness",
     "people": "formats gaze tables store annotations exchange ceiling crowd server "
     "answers analysis granularity brush",
     "prepare": "crop quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
-    "study": "runner words questions file fewer grid collect run",
+    "study": "runner words questions splits file fewer grid further collect run",
     "report": "tables examples printed differences enough fairness pooling panels limits "
     "frozen headline export page",
     "explore": "views tiles maps picture curves studies scoring",

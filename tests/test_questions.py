@@ -14,6 +14,7 @@ from cyborg.report.enough import enough_figure, enough_table
 from cyborg.report.fairness import fairness_answers, fairness_figure
 from cyborg.report.headline import headline
 from cyborg.report.pooling import pooling_figure, pooling_table
+from cyborg.report.protocols import folds_figure, folds_table, leaks_table
 from cyborg.report.tables import main_table, read_tables, settings_table
 from cyborg.study.collect import collect
 from cyborg.study.file import make_study, read_study, study_runs, write_study
@@ -162,7 +163,7 @@ def test_the_report_keeps_points_apart_and_counts_their_gain(asking, demo, tmp_p
     titles = [title for title, _ in headline(tables)]
     assert titles == ["test_resnet", "How many maps are enough?", "How many people are enough?"]
     settings = settings_table(tables).set_index("setting")["value"]
-    assert settings["maps_share: shares"] == "0, 0.2, 0.5, 1"
+    assert settings["maps_share: shares"] == "0.0, 0.2, 0.5, 1.0"
 
 
 # --- groups and pools --------------------------------------------------------------------------
@@ -257,3 +258,79 @@ def test_a_group_score_is_the_mean_of_its_images_and_is_reported_beside_them(
     table = pooling_table(tables).set_index(["scenario", "by"])
     assert table.loc[("cyborg", "mean"), "above classical"] != "–"
     assert len(pooling_figure(tables).data) == 2
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("leave_one_generator", "there is no protocol 'leave_one_generator' (did you mean"),
+        ({"leave_one_out": "sorce"}, "no column 'sorce' (did you mean 'source'?)"),
+        ({"leave_one_out": "source", "splits": ["p"]}, "expected either leave_one_out or splits"),
+        ({"folds": ["iris"]}, "protocol: expected either leave_one_out or splits"),
+        ({"splits": ["p"], "folds": ["a"]}, "folds goes with leave_one_out, not with splits"),
+        ({"leave_one_out": "source", "folds": ["irs"]}, "there is no fold 'irs' (did you mean"),
+        ({"splits": ["pair"]}, "column 'pair' of demo has '0', expected train, val, test"),
+        ({"leave_one_out": "subject"}, "has 0 values that are both in training and in the test"),
+        ({"leave_one": "source"}, "there is no key 'leave_one' (did you mean 'leave_one_out'?)"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(asking, protocol, message, tmp_path):
+    with pytest.raises(StudyError) as error:
+        check_study(make_study(asking | {"protocol": protocol}, runs=tmp_path))
+    assert message in str(error.value)
+
+
+def test_folds_are_trained_without_what_they_are_tested_on(asking, demo, tmp_path, capsys):
+    asking = asking | {"protocol": "leave_one_generator_out", "maps_share": None}
+    study = make_study(asking | {"annotators": None}, runs=tmp_path)
+    check_study(study)
+    runs = study_runs(study)
+    assert len(runs) == 2 * 2 * 3  # scenarios, seeds; the own split and two folds
+    for run in runs:
+        table = read_manifest(run.config.manifest, run.config.root).table
+        sources = {split: {*own["source"]} for split, own in table.groupby("split")}
+        if run.data == "demo":
+            assert len(table) == len(demo)
+            continue
+        left = run.data.removeprefix("demo-without-")
+        assert left in ("iris", "lips")
+        assert sources["train"] == sources["val"] == {"iris", "lips", "studio", "street"} - {left}
+        own = demo.table[(demo.table["split"] == "test") & (demo.table["source"] == left)]
+        assert sources["test"] == {left, *own["counterpart"]}
+
+
+def test_a_planted_difference_between_folds_is_in_the_table_and_the_mean(asking, tmp_path):
+    asking = asking | {"maps_share": None, "annotators": None, "seeds": 3}
+    asking["protocol"] = {"leave_one_out": "source", "of": "synthetic"}
+    study = make_study(asking, runs=tmp_path)
+    check_study(study)
+    for run in study_runs(study):  # CYBORG is better in one fold alone
+        better = run.scenario == "cyborg" and run.data == "demo-without-iris"
+        write_finished(run, 2.0 * better, note={"settings": {"map_size": "2x2"}})
+    write_study(study, study.folder / "study.yaml")
+    found = collect(study)
+    tables = read_tables(study.folder)
+    assert set(tables.measures["data"]) == {"demo"}
+    aucs = found.measures.query("measure == 'auc' and source == 'macro_unseen'")
+    wide = aucs.pivot(index=["data", "seed"], columns="scenario", values="value")
+    gains = (wide["cyborg"] - wide["classical"]).groupby("data").mean()
+    table = folds_table(tables, "demo").set_index("fold")["cyborg − classical"]
+    for fold in ("iris", "lips"):
+        assert float(table[fold].split(" [")[0].replace("−", "-")) == pytest.approx(
+            gains[f"demo-without-{fold}"], abs=5e-4
+        )
+    assert gains["demo-without-iris"] > gains["demo-without-lips"] + 0.1
+    mean = pd.read_csv(study.folder / "fold_means.csv").query("baseline == 'classical'")
+    folds = gains[["demo-without-iris", "demo-without-lips"]]
+    assert mean["estimate"].item() == pytest.approx(folds.mean())
+    assert (mean["n_folds"].item(), mean["n_runs"].item()) == (2, 6)
+    assert np.isnan(mean["low"].item()) and mean["low_same"].item() < mean["estimate"].item()
+    assert len([t for t in folds_figure(tables, "demo").data if t.meta == "folds"]) == 1
+    leaks = leaks_table(tables, "demo")
+    assert leaks["fold"].tolist() == ["iris", "lips"] and leaks["found"].str.len().gt(0).all()
+    assert [title for title, _ in headline(tables)][-1] == (
+        "Does it hold for what training left out?"
+    )

@@ -39,11 +39,11 @@ from cyborg.others import scorers
 from cyborg.predictions import read_predictions
 from cyborg.saliency import RunningMean
 from cyborg.settings import preset_config
-from cyborg.study import collect as collect_module
 from cyborg.study import grid
 from cyborg.study import run as run_module
-from cyborg.study.collect import collect, summary
+from cyborg.study.collect import audit_data, collect, summary
 from cyborg.study.file import StudyError, make_study, read_study, study_runs
+from cyborg.study.further import baseline_of
 from cyborg.study.grid import check_study, estimate, plan
 from cyborg.study.run import NOTEBOOK, local_cluster, run_study, schedule
 from cyborg.study.runner import LOG, REPORT, Outcome, run_state
@@ -436,9 +436,9 @@ def test_each_run_has_its_own_seed_and_the_baseline_is_classical(content, tmp_pa
     both = {"scenarios": ["cyborg", "classical"], "seeds": [3, 8]}
     study = make_study(content | both, runs=tmp_path)
     assert [run.config.seed for run in study_runs(study)] == [3, 8, 3, 8]
-    assert collect_module._baseline(study) == "classical"
+    assert baseline_of(study) == "classical"
     study = make_study(content | {"scenarios": ["shuffled", "cyborg"]}, runs=tmp_path)
-    assert collect_module._baseline(study) == "shuffled"  # the first, where none is classical
+    assert baseline_of(study) == "shuffled"  # the first, where none is classical
 
 
 def test_the_spread_of_a_summary_is_that_of_a_sample():
@@ -1192,10 +1192,10 @@ def test_an_audit_that_was_killed_goes_on_where_it_was(content, tmp_path, monkey
 
     monkeypatch.setattr(audit, "_record", killed)
     with pytest.raises(KeyboardInterrupt):
-        collect_module.audit_data(study, lambda _: None)
+        audit_data(study, lambda _: None)
     again = []
     monkeypatch.setattr(audit, "_record", lambda path, size: again.append(path) or read(path, size))
-    (folder,) = collect_module.audit_data(study, lambda _: None)
+    (folder,) = audit_data(study, lambda _: None)
     n = len(read_manifest(next(iter(content["data"].values()))["manifest"]))
     assert len(again) == n - 10  # two parts of five were kept
     assert not (folder / "read").exists() and len(read_audit(folder).distances)

@@ -55,13 +55,22 @@ def level_words(
     return "all" if np.isinf(level) else f"{level:g}"
 
 # %% ../../nbs/lib/report/03_enough.ipynb #9ad8354b
+def questions_of(
+    tables: StudyTables,
+) -> list[str]:  # of QUESTIONS
+    "Which curves a study asked for."
+    points = None if tables.asked is None else tables.asked.points
+    return [q for q in QUESTIONS if points is not None and len(points) and
+        (points["question"] == q).any()]  # fmt: skip
+
+
 def asked_of(
     tables: StudyTables,
     question: str,  # of QUESTIONS
 ) -> pd.DataFrame:  # rows of points
     "The points of a question; ReportError where the study did not ask it."
     points = None if tables.asked is None else tables.asked.points
-    if points is None or not (points["question"] == question).any():
+    if points is None or not len(points) or not (points["question"] == question).any():
         example = {"maps_share": "[0, 0.1, 0.5, 1]", "annotators": "[1, 2, all]"}[question]
         raise ReportError(f"the study did not ask it ({question}: {example} in the study file)")
     return points[points["question"] == question].sort_values(["data", "base", "level"])

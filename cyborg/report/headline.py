@@ -10,6 +10,7 @@ from .differences import answers
 from .enough import enough_answers
 from .fairness import fairness_answers
 from .pooling import pooling_answers
+from .protocols import fold_answers
 from .tables import ReportError, StudyTables
 
 # %% ../../nbs/lib/report/05_headline.ipynb #f3223aa4
@@ -21,7 +22,7 @@ def headline(
 ) -> list[tuple[str, list[str]]]:  # a network or a question, and a sentence each
     "`answers`, and those to the further questions of a study."
     more = enough_answers(tables, source) + fairness_answers(tables)
-    more += pooling_answers(tables, baseline, source)
+    more += pooling_answers(tables, baseline, source) + fold_answers(tables, baseline)
     try:
         return answers(tables, baseline, control, source) + more
     except ReportError as error:

@@ -169,26 +169,38 @@ def _tested_elsewhere(
     return faults
 
 # %% ../../nbs/lib/report/00_tables.ipynb #1c5e0e6c
+def _further_or_none(
+    path: Path,  # of a table that a question makes
+) -> pd.DataFrame:
+    "A table of the study folder; an empty one where there is none."
+    if not path.is_file():
+        return pd.DataFrame()
+    with reading_study(path):
+        return pd.read_csv(path)
+
+
 def _set_apart(
     tables: StudyTables,
 ) -> StudyTables:
     "Tables without the runs that questions made, which `asked` holds."
-    path, points = tables.folder / "points.csv", pd.DataFrame()
-    if path.is_file():
-        with reading_study(path):
-            points = pd.read_csv(path)
-    if not len(points):
+    points, folds = (_further_or_none(tables.folder / f"{n}.csv") for n in ("points", "folds"))
+    if not (len(points) or len(folds)):
         return tables
     asked = Asked(points, tables.measures, tables.intervals, tables.annotators)
-    made = set(points.loc[points["made"], "scenario"])
+    made = set(points.loc[points["made"], "scenario"]) if len(points) else set()
+    data = set(folds["data"]) if len(folds) else set()
     names = ("measures", "histories", "rocs", "reliability", "intervals", "annotators")
     found = {name: getattr(tables, name) for name in names}
-    own = {k: t[~t["scenario"].isin(made)] for k, t in found.items() if t is not None}
+    own = {
+        k: t[~(t["scenario"].isin(made) | t["data"].isin(data))]
+        for k, t in found.items()
+        if t is not None
+    }
     return tables._replace(**own, asked=asked)
 
 # %% ../../nbs/lib/report/00_tables.ipynb #288badad
 _FURTHER_TEXT = ("data", "network", "scenario", "column", "group", "measure", "worst", "best")
-_FURTHER_TEXT += ("reason", "by", "fold", "source", "small", "baseline")
+_FURTHER_TEXT += ("reason", "by", "fold", "of", "findings", "source", "small", "baseline")
 
 
 def further_table(
@@ -645,7 +657,7 @@ def settings_table(
         rows.append((f"every run: {name}", str(value)))
     if study.get("groups"):
         rows.append(("groups", ", ".join(study["groups"])))
-    for name in ("maps_share", "annotators", "pool"):
+    for name in ("maps_share", "annotators", "pool", "protocol"):
         for key, value in (study.get(name) or {}).items():
             rows.append((f"{name}: {key}", ", ".join(map(str, listify(value)))))
     for name, own in (study.get("scenarios") or {}).items():

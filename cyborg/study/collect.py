@@ -10,24 +10,20 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..files import Bar, DamagedError, atomic_path, code_of, file_stamp, kept, require_bool
+from ..files import Bar, DamagedError, atomic_path, file_stamp, kept, require_bool
 from ..findings import read_checked
 from ..grids import human_map_means
-from ..manifest import Manifest
 from ..measure.audit import study_audit, write_audit
-from ..measure.groups import LIMIT, GroupRun, fairness
 from cyborg.measure.measures import (
     BASELINE,
     INTERVALS,
     KEPT,
-    Measured,
     MeasuredRun,
     mean_map_baseline,
     measures_digest,
@@ -37,22 +33,13 @@ from cyborg.measure.measures import (
     training_map_rows,
     training_maps_file,
 )
-from ..measure.pools import pooled_intervals
-from ..people.ceiling import find_annotations, study_annotators
-from cyborg.predictions import (
-    FILES,
-    KEYS,
-    PredictionsError,
-    begun_precision,
-    open_predictions,
-    read_predictions,
-)
+from ..people.ceiling import study_annotators
+from ..predictions import KEYS, PredictionsError, begun_precision
 from ..runs import read_history, run_codes, run_sessions
 from ..saliency import RunningMean
-from .fewer import Cost, annotation_work, map_cost, with_share
 from .file import Study, StudyRun, data_places, grid_data, read_places, study_runs
+from .further import FURTHER, Taken, baseline_of, further_tables
 from .grid import differing_settings, plan, record_of
-from .questions import Point
 from .runner import run_state
 from .words import StudyError
 
@@ -123,15 +110,6 @@ def _refuse_mixed(
         )
 
 # %% ../../nbs/lib/study/03_collect.ipynb #73f010f8
-class _Taken(NamedTuple):
-    "A finished run that could be read."
-
-    run: StudyRun
-    found: Measured
-    history: pd.DataFrame
-    differs: str
-
-
 def _with_records(
     runs: Sequence[StudyRun],  # finished
 ) -> tuple[list[StudyRun], list[dict[str, Any]], list[str]]:  # readable, their records, problems
@@ -150,7 +128,7 @@ def _taken(
     study: Study,
     runs: Sequence[StudyRun],  # finished
     differ: Sequence[str],  # of each
-) -> tuple[list[_Taken], list[str]]:  # and problems
+) -> tuple[list[Taken], list[str]]:  # and problems
     "Measure runs, or read what was measured before."
     taken, problems = [], []
     bar = Bar(runs, desc="collecting", unit=" runs", delay=3, leave=False)
@@ -162,7 +140,7 @@ def _taken(
         except (ValueError, OSError) as error:
             problems.append(f"{run.config.name}: {error}; delete it and start the study again")
             continue
-        taken.append(_Taken(run, found, history, text))
+        taken.append(Taken(run, found, history, text))
     return taken, problems
 
 # %% ../../nbs/lib/study/03_collect.ipynb #e984fc9b
@@ -179,21 +157,16 @@ def _joined(
     return pd.concat(keyed, ignore_index=True)
 
 # %% ../../nbs/lib/study/03_collect.ipynb #16916091
-def _baseline(study: Study) -> str:
-    "The scenario that others are held against."
-    return "classical" if "classical" in study.scenarios else next(iter(study.scenarios))
-
-
 def _group_intervals(
     study: Study,
-    taken: Sequence[_Taken],  # of one data and network
+    taken: Sequence[Taken],  # of one data and network
 ) -> pd.DataFrame:  # data, network, INTERVALS
     "Intervals over the runs of a group, or those that were made of the same runs before."
     data, network = taken[0].run[:2]
     runs = {
         (run.scenario, run.seed): MeasuredRun(run.config.folder, found) for run, found, *_ in taken
     }
-    baselines = [_baseline(study), "cyborg"]  # controls are held against the human maps
+    baselines = [baseline_of(study), "cyborg"]  # controls are held against the human maps
     baselines += [point.base for point in study.points]
     baselines += [point.scenario for point in study.points if not point.level]  # no map
     stamp = {"baseline": baselines, "code": measures_digest()}
@@ -208,7 +181,7 @@ def _group_intervals(
 
 def _intervals(
     study: Study,
-    taken: Sequence[_Taken],
+    taken: Sequence[Taken],
 ) -> pd.DataFrame:  # data, network, INTERVALS
     "Intervals of all groups."
     groups = {}
@@ -244,7 +217,7 @@ def _training_maps(
 
 def _training_rows(
     study: Study,
-    taken: Sequence[_Taken],
+    taken: Sequence[Taken],
 ) -> tuple[list[tuple[StudyRun, pd.DataFrame]], list[str]]:  # rows of measures, and problems
     "Each run's mean map against the mean human map of training."
     found, rows, problems = {}, [], []
@@ -288,7 +261,7 @@ def _data_baseline(
 
 def _baselines(
     study: Study,
-    taken: Sequence[_Taken],
+    taken: Sequence[Taken],
 ) -> tuple[pd.DataFrame, list[str]]:  # BASELINES, and problems
     "Baselines of all data and map sizes that runs have."
     tables, problems = [pd.DataFrame(columns=BASELINES)], []
@@ -305,7 +278,7 @@ def _baselines(
 # %% ../../nbs/lib/study/03_collect.ipynb #7fa60623
 def _runs_table(
     study: Study,
-    taken: Sequence[_Taken],
+    taken: Sequence[Taken],
 ) -> pd.DataFrame:  # KEYS, name, state, epoch, epochs, seconds, error, collected, commit, ...
     "The grid as it stands, with where each run came from."
     table = plan(study)
@@ -346,162 +319,6 @@ class Collected(NamedTuple):
     intervals: pd.DataFrame  # data, network, INTERVALS
     problems: list[str]  # what is not in them, and why
 
-# %% ../../nbs/lib/study/03_collect.ipynb #c647227a
-def _costs(
-    study: Study,
-    data: str,
-    point: Point,
-    manifest: Manifest,
-    work: pd.DataFrame | None,  # of `annotation_work`
-) -> Cost:
-    "What the maps took that the runs at a point were trained with."
-    if not point.level:
-        return Cost(0, 0.0, 0.0)
-    if point.question == "annotators":
-        return map_cost(manifest, work, point.level)
-    by = study.maps_share.get("by", "")
-    kept = [with_share(manifest, point.level, seed, by) for seed in study.seeds]
-    return Cost(*np.mean([map_cost(one, work) for one in kept], axis=0).tolist())
-
-
-def _points_table(
-    study: Study,
-) -> pd.DataFrame:  # data, question, base, level, scenario, made, maps, annotations, hours
-    "A row a point of a curve and set of images."
-    rows = []
-    for data in grid_data(study):
-        places = data_places(study, data)
-        manifest, work = read_places(places), None
-        with suppress(FileNotFoundError):
-            path = find_annotations(Path(places["manifest"]).parent, manifest.root)
-            work = annotation_work(manifest, path)
-        for point in study.points:
-            row = {"data": data, **point._asdict(), "made": point.settings is not None}
-            del row["settings"]
-            rows.append(row | _costs(study, data, point, manifest, work)._asdict())
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/lib/study/03_collect.ipynb #32ae6691
-def _some(
-    one: _Taken,
-    names: Sequence[str],  # columns, of which the last has to be there
-) -> pd.DataFrame:
-    "Some columns of a run's predictions, as far as they are there."
-    path = one.run.config.folder / FILES[-1]
-    known = open_predictions(path)[0].schema_arrow.names
-    wanted = [name for name in dict.fromkeys(names) if name in known or name == names[-1]]
-    return read_predictions(path, wanted)
-
-# %% ../../nbs/lib/study/03_collect.ipynb #8a5d0d78
-def _threshold(
-    found: Measured,
-) -> float:  # NaN where there was no validation
-    "The threshold of a run that keeps BPCER within the limit of groups."
-    rows = found.measures
-    return float(rows.loc[rows["measure"] == f"threshold_at_bpcer_{LIMIT:g}", "value"].iloc[0])
-
-
-def _group_runs(
-    taken: Sequence[_Taken],  # of one scenario
-    column: str,
-) -> list[GroupRun]:
-    "The runs of a scenario with their groups."
-    names = ["image", "label", "source", "score", "cc", "subject", column]
-    return [GroupRun(_some(one, names), _threshold(one.found)) for one in taken]
-
-
-def _fair_part(
-    study: Study,
-    column: str,
-    taken: Sequence[_Taken],  # of one data, network and scenario
-) -> dict[str, pd.DataFrame]:  # groups, gaps
-    "How fair a scenario is, or what was measured of the same runs before."
-    data, network, scenario = taken[0].run[:3]
-    stamp = {"runs": [run_stamp(one.run.config.folder) for one in taken], "column": column}
-    stamp["code"] = code_of("measure.groups")
-    name = f"groups-{data}-{network.replace('/', '_')}-{scenario}-{column}.npz"
-    make = lambda: fairness(_group_runs(taken, column), column)._asdict()  # noqa: E731
-    found = kept(study.folder / KEPT / name, stamp, make)
-    keys = {"data": data, "network": network, "scenario": scenario}
-    return {name: table.assign(**keys) for name, table in found.items()}
-
-# %% ../../nbs/lib/study/03_collect.ipynb #b7c1ec55
-def _cells(
-    study: Study,
-    taken: Sequence[_Taken],
-) -> list[list[_Taken]]:
-    "The runs of each data, network and scenario of the file."
-    cells: dict[tuple, list[_Taken]] = {}
-    for one in taken:
-        if one.run.scenario in study.scenarios:
-            cells.setdefault(one.run[:3], []).append(one)
-    return [*cells.values()]
-
-
-FURTHER = ("points", "groups", "gaps", "pools")  # files of questions beside scenarios
-
-
-def _further(
-    study: Study,
-    taken: Sequence[_Taken],
-) -> tuple[dict[str, pd.DataFrame], list[str]]:  # of FURTHER, and problems
-    "Tables of what a study asks beside scenarios."
-    found, problems = {}, []
-    if study.points:
-        found["points"] = _points_table(study)
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for column, cell in product(study.groups or (), _cells(study, taken)):
-        try:
-            for name, table in _fair_part(study, column, cell).items():
-                parts.setdefault(name, []).append(table)
-        except (ValueError, OSError) as error:
-            where = ", ".join(map(str, cell[0].run[:3]))
-            problems.append(f"groups by {column} of {where}: {error}")
-    for cell in _by_network(study, taken) if study.pool else ():
-        try:
-            parts.setdefault("pools", []).append(_pool_part(study, cell))
-        except (ValueError, OSError) as error:
-            problems.append(f"pool of {', '.join(cell[0].run[:2])}: {error}")
-    found |= {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
-    return found, problems
-
-# %% ../../nbs/lib/study/03_collect.ipynb #2ca2c7e3
-def _by_network(
-    study: Study,
-    taken: Sequence[_Taken],
-) -> list[list[_Taken]]:
-    "The runs of each data and network, of scenarios of the file and on the same images."
-    cells: dict[tuple, list[_Taken]] = {}
-    for one in taken:
-        if one.run.scenario in study.scenarios:
-            cells.setdefault(one.run[:2], []).append(one)
-    usual = {key: pd.Series([o.found.images for o in own]).mode()[0] for key, own in cells.items()}
-    return [[o for o in own if o.found.images == usual[key]] for key, own in cells.items()]
-
-
-def _pool_part(
-    study: Study,
-    taken: Sequence[_Taken],  # of one data and network
-) -> pd.DataFrame:  # data, network, scenario, POOLS
-    "AUC by image and by group, or what was measured of the same runs before."
-    (data, network), column = taken[0].run[:2], study.pool["column"]
-    ways = study.pool.get("by", ["mean"])
-    stamp = {"runs": [run_stamp(one.run.config.folder) for one in taken], "column": column}
-    stamp |= {"by": ways, "baseline": _baseline(study), "code": code_of("measure.pools")}
-
-    def make() -> dict[str, pd.DataFrame]:
-        names = ["image", "label", "source", "score", "subject", "counterpart", column]
-        runs, seen = {}, set()
-        for one in taken:
-            runs[one.run.scenario, one.run.seed] = _some(one, names)
-            rows = one.found.measures
-            seen |= {*rows.loc[rows["seen"].eq(True), "source"]}
-        return {"pools": pooled_intervals(runs, column, ways, seen, [_baseline(study)])}
-
-    name = f"pools-{data}-{network.replace('/', '_')}-{column}.npz"
-    table = kept(study.folder / KEPT / name, stamp, make)["pools"]
-    return table.assign(data=data, network=network, column=column)
-
 # %% ../../nbs/lib/study/03_collect.ipynb #df78cc8f
 def collect(
     study: Study,
@@ -535,7 +352,7 @@ def collect(
             _write(study, table, f"{name}.csv")
     _write(study, baselines, "baselines.csv")
     _write(study, _runs_table(study, taken), "runs.csv")
-    further, lacking = _further(study, taken)
+    further, lacking = further_tables(study, taken)
     more += lacking
     for name in FURTHER:  # of a question that is no longer asked none stays
         (study.folder / f"{name}.csv").unlink(missing_ok=True)
@@ -580,7 +397,8 @@ def audit_data(
 ) -> list[Path]:  # folder of each audit, by `cyborg.measure.audit.read_audit`
     "Audit the images of a study, once for each manifest; one that was killed goes on."
     folders = []
-    for data in grid_data(study):
+    listed = [name for name, fold in study.folds.items() if not fold.value]  # other splits
+    for data in [*grid_data(study), *listed]:
         places, folder = data_places(study, data), study.folder / "audit" / data
         manifest, kept = read_places(places), folder / "read"
         stamp = folder / "manifest.digest"

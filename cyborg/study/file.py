@@ -27,6 +27,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from typing_extensions import Required, TypedDict
 
+from ..demo import demo_plan, make_demo
 from ..files import data_root, did_you_mean, file_stamp, runs_root
 from cyborg.manifest import (
     Manifest,
@@ -37,8 +38,10 @@ from cyborg.manifest import (
     with_protocol,
 )
 from ..others.scorers import TRUST
+from ..people.crowd import signature
 from ..settings import PRESETS, SETTINGS, RunConfig, SettingsError, preset_config
 from .questions import Annotators, Groups, MapsShare, Point, Pool, points
+from .splits import Fold, SplitProtocol, fold_manifest, folds_of
 from cyborg.study.words import (
     AbsolutePath,
     Column,
@@ -299,6 +302,7 @@ class Study:
     annotators: Annotators | None = None  # how many people?
     groups: Groups | None = None  # columns: as good for some people as for others?
     pool: Pool | None = None  # images whose scores become one
+    protocol: SplitProtocol | None = None  # folds beside the split of the manifest
     runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
 
     @property
@@ -321,6 +325,18 @@ class Study:
     def every(self) -> dict[str, dict[str, Any]]:  # as `scenarios`
         "The scenarios of the file, then those that questions make."
         return self.scenarios | {name: point.settings for name, point in self.made.items()}
+
+    @cached_property
+    def folds(self) -> dict[str, Fold]:  # by name, which is the data of their runs
+        "The folds of a protocol, of all data."
+        found = {}
+        for data in grid_data(self) if self.protocol else ():
+            found |= {one.data: one for one in _folds(self, data)}
+        return found
+
+    def beside(self, run: "StudyRun") -> bool:
+        "Whether a run answers another question than which scenario is better."
+        return run.scenario in self.made or run.data in self.folds
 
     @cached_property
     def grid(self) -> "tuple[StudyRun, ...]":
@@ -483,7 +499,9 @@ def data_places(
     column: str = "",  # that holds the maps; empty: `map`
 ) -> dict[str, str]:  # manifest, and root, synthetic, seen and counterparts where they are said
     "Where images are listed; a manifest with another column as `map` lies in the study folder."
-    if not study.data:
+    if name not in (study.data or DEMO):
+        places = _fold_places(study, name)
+    elif not study.data:
         root = data_root() / "demo"
         places = {"manifest": str(root / "manifest.csv"), "root": str(root)}
     else:
@@ -496,6 +514,18 @@ def data_places(
     root = manifest_root(places["manifest"], places.get("root"))
     manifest = study.folder / "manifests" / f"{name}-{column}.csv"
     return places | {"manifest": str(manifest), "root": str(root)}
+
+
+def _fold_places(
+    study: Study,
+    name: str,  # of a fold
+) -> dict[str, str]:  # as of `data_places`
+    "Where a fold is listed; what is said of sources stands in its manifest."
+    places = data_places(study, study.folds[name].of)
+    root = manifest_root(places["manifest"], places.get("root"))
+    manifest = study.folder / "manifests" / f"{name}.csv"
+    kept = {"synthetic": places["synthetic"]} if "synthetic" in places else {}
+    return kept | {"manifest": str(manifest), "root": str(root)}
 
 
 def point_places(
@@ -534,6 +564,41 @@ def read_places(
     root = str(manifest_root(places["manifest"], places.get("root") or None))
     whole = {k: v for k, v in {**places, "root": root}.items() if v}
     return _manifest(tuple(whole.items()), str(file_stamp(Path(places["manifest"]))))
+
+# %% ../../nbs/lib/study/01_file.ipynb #2fac98ac
+def undrawn_demo() -> Manifest:
+    "The demo set as it will be listed."
+    table = demo_plan(signature(make_demo).parameters["n"].default)
+    return Manifest(table.assign(map="maps/" + table["image"]), data_root() / "demo")
+
+
+def is_drawn(study: Study) -> bool:
+    "Whether there are images: the demo set may be still to come."
+    return bool(study.data) or (data_root() / "demo" / "demo.json").is_file()
+
+
+def listed(
+    study: Study,
+    data: str,  # of the grid, or a fold
+) -> Manifest:
+    "The images of some data, before anything is written or drawn."
+    if fold := study.folds.get(data):
+        return fold_manifest(listed(study, fold.of), fold)
+    return read_places(data_places(study, data)) if is_drawn(study) else undrawn_demo()
+
+
+def _folds(
+    study: Study,
+    data: str,  # of the grid
+) -> list[Fold]:
+    "The folds of one set of images."
+    path = Path(data_places(study, data)["manifest"])
+    if is_drawn(study) and not path.is_file():
+        if study.missing == "leave_out":
+            return []
+        raise StudyError(f"protocol: there is no {path}, which tells the folds")
+    there = read_places(data_places(study, data)) if is_drawn(study) else undrawn_demo()
+    return folds_of(there, data, study.protocol)
 
 # %% ../../nbs/lib/study/01_file.ipynb #9083c267
 def _lacks(
@@ -603,10 +668,12 @@ def _grid(study: Study) -> list[StudyRun]:
     "All runs, each with all its settings."
     runs, theirs = [], chain(*(s.get("networks", ()) for s in study.scenarios.values()))
     networks = [*study.networks, *dict.fromkeys(n for n in theirs if n not in study.networks)]
-    for data, network, (scenario, given), seed in product(
-        grid_data(study), networks, study.every.items(), study.seeds
-    ):
+    plain = product(grid_data(study), networks, study.every.items(), study.seeds)
+    folds = product(study.folds, networks, study.scenarios.items(), study.seeds)
+    for data, network, (scenario, given), seed in chain(plain, folds):
         if network not in given.get("networks", study.networks):
+            continue
+        if data in study.folds and "data" in given:  # of other images, which have no such folds
             continue
         settings = {k: v for k, v in given.items() if k not in OF_GRID}
         source = stand_ins(given, study).get(data, data)

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +21,9 @@ from accelerate import Accelerator
 
 from ..cache import cache_root, require_room, uncached_images
 from ..data import Batch
-from ..demo import demo_plan, make_demo
+from ..demo import make_demo
 from ..epoch import build_network, run_epoch
-from ..files import Bar, Finding, data_root, did_you_mean, over_files
+from ..files import Bar, Finding, did_you_mean, over_files
 from ..findings import read_checked, validate, validate_once
 from ..forward import choose_precision
 from cyborg.manifest import (
@@ -46,14 +45,17 @@ from cyborg.study.file import (
     Study,
     StudyRun,
     data_places,
+    is_drawn,
     read_places,
     read_study,
     stand_ins,
     study_content,
     study_runs,
+    undrawn_demo,
 )
 from .questions import Point, check_columns_of
 from .runner import run_state
+from .splits import fold_manifest
 from .words import StudyError
 from cyborg.trial import (
     ROW_BYTES,
@@ -117,17 +119,6 @@ def _with_maps(
     table = stated_table(Manifest(table, manifest.root, manifest.classes))
     return Manifest(table, manifest.root, manifest.classes)
 
-
-def _undrawn_demo() -> Manifest:
-    "The demo set as it will be listed."
-    table = demo_plan(signature(make_demo).parameters["n"].default)
-    return Manifest(table.assign(map="maps/" + table["image"]), data_root() / "demo")
-
-
-def is_drawn(study: Study) -> bool:
-    "Whether there are images: the demo set may be still to come."
-    return bool(study.data) or (data_root() / "demo" / "demo.json").is_file()
-
 # %% ../../nbs/lib/study/02_grid.ipynb #5bc2bdf9
 def _with_fewer(
     manifest: Manifest,
@@ -157,7 +148,7 @@ def _study_manifests(
     "Read every manifest, drawing the demo set and writing those with other maps where needed."
     demo = None
     if not study.data:
-        demo = make_demo() if not dry or is_drawn(study) else _undrawn_demo()
+        demo = make_demo() if not dry or is_drawn(study) else undrawn_demo()
 
     manifests = {}
     cells = {run.config.manifest: run for run in reversed(runs)}
@@ -165,16 +156,18 @@ def _study_manifests(
     for run in bar:
         config, given = run.config, study.every[run.scenario]
         column, point = given.get("map_column", ""), study.made.get(run.scenario)
-        fewer = point is not None and point.fewer
-        if not (column or fewer):
+        fewer, fold = point is not None and point.fewer, study.folds.get(run.data)
+        if not (column or fewer or fold):
             places = {key: getattr(config, key) for key in ("manifest", "root", "synthetic")}
             manifests[config.manifest] = demo or read_places(places)
             continue
         data = stand_ins(given, study).get(run.data, run.data)
-        found = demo or read_places(data_places(study, data))
+        found = demo or read_places(data_places(study, fold.of if fold else data))
+        if fold:
+            found = fold_manifest(found, fold)
         if fewer:
             found = _with_fewer(found, study, run, point, dry or not is_drawn(study))
-        else:
+        elif column:
             found = _with_maps(found, run.scenario, data, column)
         if not dry:
             write_manifest(found, config.manifest)

@@ -42,13 +42,20 @@ from ..predictions import KEYS
 from ..runs import run_record
 from ..settings import SettingsError
 from .collect import audit_data, collect, summary
-from .file import Study, StudyRun, read_study, study_runs, without_missing, write_study
+from cyborg.study.file import (
+    Study,
+    StudyRun,
+    is_drawn,
+    read_study,
+    study_runs,
+    without_missing,
+    write_study,
+)
 from cyborg.study.grid import (
     CheckedStudy,
     checked_study,
     estimate,
     image_counts,
-    is_drawn,
     plan,
     room_needed,
     score_systems,
@@ -230,7 +237,7 @@ def _task(
 ) -> tuple:  # arguments of `execute_on_worker`
     "What a worker is given for a run: every setting, so that no default can differ there."
     parameters = {"preset": study.preset, **asdict(run.config)}
-    if study.robustness and run.scenario not in study.made:
+    if study.robustness and not study.beside(run):
         parameters["robustness"] = study.robustness
     environment = {k: v for k, v in os.environ.items() if k.startswith(("CYBORG_", "HF_"))}
     environment[CHECKED] = str(study.folder / "checked")
@@ -332,7 +339,7 @@ def _claimed(study: Study) -> Iterator[None]:
 # %% ../../nbs/lib/study/04_run.ipynb #efdc1058
 def _lacks_robustness(run: StudyRun, study: Study) -> bool:
     "Whether a trained run has yet to score degraded images: `robustness` may be added later."
-    wanted = study.robustness and run.scenario not in study.made
+    wanted = study.robustness and not study.beside(run)
     return bool(wanted) and not (run.config.folder / "robustness.csv").is_file()
 
 # %% ../../nbs/lib/study/04_run.ipynb #f26a5067
@@ -470,6 +477,8 @@ def _announced(
     own = {r.config.manifest for r in study_runs(study) if r.scenario not in study.made}
     if made := sum(r.scenario in study.made for r in study_runs(study)):
         print(f"{made} of the runs are points of curves: {', '.join(study.made)}")
+    if folds := sum(r.data in study.folds for r in study_runs(study)):
+        print(f"{folds} of the runs are of folds: {', '.join(study.folds)}")
     for path, manifest in checked.manifests.items() if dry else ():
         if path not in own:  # the same images with fewer maps
             continue
