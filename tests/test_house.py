@@ -53,8 +53,8 @@ ROOMS = {
     "prepare": "crop quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
     "study": "runner words questions splits file fewer grid further collect run",
-    "report": "tables examples printed differences enough fairness pooling panels limits "
-    "frozen headline export page",
+    "report": "tables examples printed differences enough fairness pooling protocols panels "
+    "limits frozen headline export page",
     "explore": "views tiles maps picture curves studies scoring",
 }
 WINGS = {  # a wing: the wings it sees

@@ -352,7 +352,7 @@ def test_weighted_auc_is_that_of_repeated_rows():
     """One replicate exactly: weights against rows repeated so often, ties and all."""
     run = run_of(5, n=12, levels=1)
     pairs, _ = bootstrap._chosen_pairs(run, None)
-    strata = bootstrap._strata(run, np.ones(len(run), bool))
+    strata = bootstrap.strata_of(run, np.ones(len(run), bool))
     weights = bootstrap._drawn(strata, len(run), 3, np.random.default_rng(0))
     found = bootstrap._weighted_aucs(bootstrap._sorted_run(run["score"].to_numpy(), pairs), weights)
     for replicate in range(3):
@@ -412,7 +412,7 @@ def test_corners_are_scikit_learns(seed):
 
 def test_subjects_come_together_within_their_source():
     run = run_of(6, n=24)
-    strata = bootstrap._strata(run, (run["source"] != "b").to_numpy())
+    strata = bootstrap.strata_of(run, (run["source"] != "b").to_numpy())
     weights = bootstrap._drawn(strata, len(run), 200, np.random.default_rng(0))
     assert (weights[run["source"] == "b"] == 0).all()
     for (source, subject), rows in run.groupby(["source", "subject"]).indices.items():
@@ -446,7 +446,7 @@ def test_few_seeds_are_widened_to_students_interval_of_their_mean(runs):
     "Without noise of images: the standard error of the mean times Student's over the normal tail."
     own = np.random.default_rng(runs).normal(size=runs)
     values, rng = np.repeat(own[:, None], 20_000, axis=1), np.random.default_rng(0)
-    drawn = bootstrap._seed_level(values, True, 0.95, rng)
+    drawn = bootstrap.seed_level(values, True, 0.95, rng)
     tails = student.isf(0.025, runs - 1) / norm.isf(0.025)
     assert drawn.std() == pytest.approx(tails * own.std(ddof=1) / np.sqrt(runs), rel=0.03)
     assert drawn.mean() == pytest.approx(own.mean(), abs=0.03)
