@@ -214,7 +214,7 @@ def checked_points(
     return flat.reshape(-1, 2)
 
 # %% ../nbs/lib/05_marks.ipynb #2e3cbf48
-MAPPED = ("pair", "single", "import")  # kinds whose marks make maps
+MAPPED = ("pair", "picture", "single", "import")  # kinds whose marks make maps
 
 # %% ../nbs/lib/05_marks.ipynb #18152f41
 MAX_STROKES, MAX_POINTS = 500, 20_000  # of one picture; half an hour of painting has fewer

@@ -101,11 +101,19 @@ def answer_to(trial, /, **change):
     return {**body, **change}
 
 
-def session(client, worker):
-    """All trials of a subject, answered; what the browser was told of each."""
+def right_side(client, trial):
+    "The side that is asked for, which only the store knows."
+    own = sa.select(trials.c.left_label).where(trials.c.trial == trial["trial"])
+    with client.page.store.reads() as connection:
+        return "left" if connection.scalar(own) == trial["question"] else "right"
+
+
+def session(client, worker, right=False):
+    """All trials of a subject, answered left, or right; what the browser was told of each."""
     headers, told = enter(client, worker), []
     while not (trial := client.get("/api/trial", headers=headers).json())["done"]:
-        reply = client.post("/api/answer", json=answer_to(trial), headers=headers)
+        choice = right_side(client, trial) if right else "left"
+        reply = client.post("/api/answer", json=answer_to(trial, choice=choice), headers=headers)
         assert reply.status_code == 200
         told.append((trial, reply.json()))
     return told, trial
@@ -550,7 +558,7 @@ def test_progress_reads_no_strokes(client):
 
 
 def test_one_export_at_a_time_and_no_subject_waits_for_it(client):
-    session(client, "A1")
+    session(client, "A1", right=True)  # who fails the check leaves no marks to export
     taken = _threads("export")
     taken.acquire_on_behalf_of_nowait("an export")
     try:
@@ -565,7 +573,7 @@ def test_one_export_at_a_time_and_no_subject_waits_for_it(client):
 
 def test_admin_exports(client, tmp_path):
     assert client.get("/admin/export/maps.zip", headers=BOSS).status_code == 409
-    session(client, "A1")
+    session(client, "A1", right=True)
     got = {
         name: client.get(f"/admin/export/{name}", headers=BOSS)
         for name in client.get("/admin/progress", headers=BOSS).json()["exports"]

@@ -48,8 +48,8 @@ CORRIDOR = [
 ROOMS = {
     "measure": "corners auc statistics bootstrap errors audit groups pools folds measures compare "
     "robustness",
-    "people": "formats gaze tables store annotations exchange ceiling crowd server "
-    "answers analysis granularity brush",
+    "people": "formats gaze tables turns store annotations exchange ceiling crowd progress "
+    "server answers analysis detection granularity brush queue",
     "prepare": "crop quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
     "study": "runner words questions splits file fewer grid further collect run",

@@ -142,8 +142,9 @@ def _group_row(
     row = {"n": one.n, "subjects": one.n_subjects, "pairs": one.n_items}
     row |= {"accuracy": one.value, "low": one.low, "high": one.high}
     row |= {"bootstrap_low": drawn.low, "bootstrap_high": drawn.high}
+    forced = (group["label"] == "").all()  # of single pictures see `detection`
     for name, value in (("d_prime", one.value), ("d_low", one.low), ("d_high", one.high)):
-        row[name] = float(d_prime(value, one.n))
+        row[name] = float(d_prime(value, one.n)) if forced else np.nan
     return row
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from ..files import atomic_path, safe_path
 from ..manifest import Manifest, write_manifest
 from ..marks import human_maps, row_mask
-from .tables import ATTENTION, BY_HAND
+from .tables import ATTENTION, BY_HAND, COUNTED
 from ..saliency import write_map
 
 # %% ../../nbs/lib/people/04_annotations.ipynb #4906e7f2
@@ -50,7 +50,8 @@ def subject_summary(
     covered = covered[covered["covered"] > 0].groupby("subject")["covered"].median()
     by_hand = table.groupby("subject")["excluded"].agg(lambda own: own.eq(BY_HAND).any())
     trial = table.drop_duplicates("trial").set_index("subject")
-    of = {kind: trial[trial["kind"] == kind] for kind in ("pair", "attention")}
+    of = {"pair": trial[trial["kind"].isin(COUNTED)]}
+    of["attention"] = trial[trial["kind"] == "attention"]
     right = {
         kind: part["correct"].astype(float).groupby(level=0).mean() for kind, part in of.items()
     }

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_answers', 'layout_words', 'read_human_study', 'simulate_answers', 'simulated_study']
 
-# %% ../../nbs/lib/people/09_answers.ipynb #957bdee1
+# %% ../../nbs/lib/people/09_answers.ipynb #7088dcac
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from scipy.special import expit
 from ..manifest import read_table
 from .exchange import read_annotations
 from .store import AnnotationStore
-from .tables import UNKNOWN, as_table
+from .tables import COUNTED, UNKNOWN, as_table
 
 # %% ../../nbs/lib/people/09_answers.ipynb #415958b5
 ANSWER_COLUMNS = (
@@ -33,6 +33,7 @@ ANSWER_COLUMNS = (
     "annotated",
 )
 ANSWER_COLUMNS += ("layout",)  # how the pictures stood: side by side, stacked, or unknown
+ANSWER_COLUMNS += ("label", "confidence", "reason")  # of a single picture what it is, else ""
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -83,6 +84,12 @@ def as_answers(
         rows["layout"].fillna("").astype(str) if "layout" in rows else pd.Series("", rows.index)
     )
     table["layout"] = layout.where(layout != "", UNKNOWN).to_numpy()
+    for name in ("label", "reason"):
+        table[name] = rows[name].fillna("").astype(str).to_numpy() if name in rows else ""
+    known = _numbers(rows["confidence"]).to_numpy() if "confidence" in rows else np.nan
+    table["confidence"] = known
+    if strange := sorted({*table["label"]} - {"", "authentic", "synthetic"}):
+        raise ValueError(f"label is {strange[0]!r}, expected authentic, synthetic or nothing")
     again = table.duplicated(["subject", "pair", "annotated"])
     if again.any():
         first = table[again].iloc[0]
@@ -112,8 +119,8 @@ def painted_share(
 def answers_of(
     table: pd.DataFrame,  # annotation table of a store
 ) -> pd.DataFrame:  # answers table
-    "The answers to pairs that count."
-    pairs = table[(table["kind"] == "pair") & table["correct"].notna()]
+    "The answers that count, to pairs or to single pictures, whose name stands under `pair`."
+    pairs = table[table["kind"].isin(COUNTED) & table["correct"].notna()]
     if not len(pairs):
         raise ValueError("annotations hold no answered pair, expected rows of kind 'pair'")
     marked = (
@@ -122,7 +129,8 @@ def answers_of(
     trial = pairs.assign(annotated=marked).drop_duplicates("trial")
     order = trial.groupby("subject")["number"].rank("first")
     columns = {"source": "generator", "correct": "right"}
-    return as_answers(trial.assign(order=order).rename(columns=columns))
+    label = trial["left"].where(trial["kind"] == "picture", "")
+    return as_answers(trial.assign(order=order, label=label).rename(columns=columns))
 
 
 def _as_annotations(
@@ -132,7 +140,18 @@ def _as_annotations(
     table = answers.rename(columns=columns).drop(columns="annotated").reset_index(drop=True)
     number = table["number"].fillna(0).astype(int)
     trial = table.index.astype(str)
-    return as_table(table.assign(number=number, kind="pair", trial=trial, covered=0.0))
+    kind = np.where(table["label"] == "", "pair", "picture")
+    table = table.rename(columns={"label": "left"})
+    return as_table(table.assign(number=number, kind=kind, trial=trial, covered=0.0))
+
+# %% ../../nbs/lib/people/09_answers.ipynb #7b96d3c0
+def for_spreadsheets(
+    answers: pd.DataFrame,  # answers table
+) -> pd.DataFrame:
+    "The same with an apostrophe before words that a spreadsheet would take for a formula."
+    words = answers["reason"]
+    formula = words.str.lstrip().str.match(r"[=+\-@]")
+    return answers.assign(reason=words.where(~formula, "'" + words))
 
 # %% ../../nbs/lib/people/09_answers.ipynb #e95a8a44
 def layout_words(

@@ -156,11 +156,15 @@ class Annotator:
         split: str = "",  # images of this split only; "": all
         size: int = 224,  # longer side of the human maps, pixels
         sigma: float = 5.0,  # Gaussian blur, pixels at that size; section 4.3
+        order: Sequence[str] = (),  # images that come first, in this order; the rest follows
     ):
         own = isinstance(store, AnnotationStore)
         self.store = store if own else AnnotationStore(store)
         self.manifest, self.subject, self.size, self.sigma = manifest, subject, size, sigma
-        self.rows = (manifest.split(split) if split else manifest).table
+        rows = (manifest.split(split) if split else manifest).table
+        place = {name: number for number, name in enumerate(order)}
+        own = rows["image"].map(place).fillna(len(place)).to_numpy()
+        self.rows = rows.iloc[np.argsort(own, kind="stable")].reset_index(drop=True)
         self.images, self._number = self.rows["image"].tolist(), -1
         if not self.images:
             raise AnnotationError("the manifest has no image to mark")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['signature']
 
-# %% ../../nbs/lib/people/07_crowd.ipynb #08eb43b1
+# %% ../../nbs/lib/people/07_crowd.ipynb #bd610d43
 import base64
 import hashlib
 import hmac
@@ -27,7 +27,7 @@ from ..files import atomic_path, over_files, safe_path
 from ..findings import guess_from
 from ..marks import AnnotationError, checked_strokes
 from .store import AnnotationStore
-from .tables import WORKER, pairs_table, pictures
+from .tables import COUNTED, WORKER, StudySettings, pairs_table, pictures
 from ..pictures import pixels_of, read_picture
 
 # %% ../../nbs/lib/people/07_crowd.ipynb #fa1d62df
@@ -114,7 +114,7 @@ def _encode(
 
 # %% ../../nbs/lib/people/07_crowd.ipynb #8e74ea4f
 def encode_pictures(
-    pairs: pd.DataFrame,  # of `make_pairs`
+    pairs: pd.DataFrame,  # of `make_pairs` or `make_singles`
     root: Path,  # folder of the images
     folder: Path,  # to write to; what it holds already is not made again
     side: int = SIDE,  # pixels
@@ -125,6 +125,7 @@ def encode_pictures(
     checks = (pairs["kind"] == "attention").to_numpy()
     wanted = [(name, False) for name in pairs["authentic"]]
     wanted += list(zip(pairs["synthetic"], checks.tolist(), strict=True))
+    wanted = [one for one in wanted if one[0]]  # of single pictures, one of the two is none
     sources = {one: safe_path(root, one[0]) for one in wanted}
     files = {one: folder / _picture_name(path, one[1]) for one, path in sources.items()}
     missing = {str(file): one for one, file in files.items() if not file.is_file()}
@@ -144,12 +145,12 @@ def size_giveaways(
     "Which sizes of the pictures tell their label."
     wanted = sa.select(pairs_table.c.authentic, pairs_table.c.synthetic)
     with store.reads() as connection:
-        shown = connection.execute(wanted.where(pairs_table.c.kind == "pair")).all()
+        shown = connection.execute(wanted.where(pairs_table.c.kind.in_(COUNTED))).all()
         known = connection.execute(sa.select(pictures)).all()
     size = {row.image: (row.width, row.height) for row in known}
-    sizes = np.array([[size[image] for image in pair] for pair in shown], float)  # (n, 2, 2)
-    width, height = sizes.reshape(-1, 2).T
-    label = pd.Series(np.tile(["authentic", "synthetic"], len(shown)))
+    named = [(image, label) for pair in shown for label, image in pair._mapping.items() if image]
+    width, height = np.array([size[image] for image, _ in named], float).T  # (n,)
+    label = pd.Series([label for _, label in named])
     traits = {"proportions": (width / height).round(2), "pixels": np.minimum(width, height)}
     guess = {name: guess_from(pd.Series(trait), label) for name, trait in traits.items()}
     return [
@@ -237,6 +238,30 @@ Everything works with mouse, pen, finger and keyboard: arrow keys move the brush
 lowers and lifts it.
 
 First some pairs for practice, after which you are told the answer."""
+
+# %% ../../nbs/lib/people/07_crowd.ipynb #67049320
+CONSENT_SINGLE = """\
+You will see pictures of faces, one at a time. Some are photographs of people, the others were made
+by a computer program. We ask you which it is, and to mark what told you."""
+INSTRUCTIONS_SINGLE = """\
+Look at the picture, and say whether it is real or synthetic. Then paint over the places that told
+you; in a real picture, too, something told you."""
+
+
+def study_text(
+    text: str | Path,  # as for `page_text`
+    settings: StudySettings,
+) -> str | Path:
+    "One of the texts above as the study needs it; any other as it is."
+    if text not in (CONSENT, INSTRUCTIONS):
+        return text
+    first, gap, rest = text.partition("\n\n")
+    if settings.task == "single":
+        first = CONSENT_SINGLE if text == CONSENT else INSTRUCTIONS_SINGLE
+        rest = rest.replace("some pairs for practice", "some pictures for practice")
+    if settings.reasons != "none":
+        rest = rest.replace("your answers, your marks", "your answers, your marks, what you write")
+    return first + gap + rest
 
 # %% ../../nbs/lib/people/07_crowd.ipynb #7267725e
 def signature(

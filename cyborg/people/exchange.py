@@ -128,6 +128,7 @@ def read_annotations(
         raise AnnotationError(f"{path} lacks the columns {sorted(missing)} of an annotation table")
     rows = rows.assign(rle=rows.get("rle"), kind=rows.get("kind", "import"))
     numbers = ("width", "height", "seconds", "answered", "covered", "correct", "number")
+    numbers += ("confidence",)
     for name in (name for name in numbers if name in rows):
         try:
             rows[name] = _column(rows, name)

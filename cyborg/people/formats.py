@@ -194,6 +194,7 @@ ATTRIBUTES = {  # of an answer, and what they hold
     "left": str, "choice": str, "correct": bool, "seconds": float, "number": int,
     "answered": float, "excluded": str,
     **dict.fromkeys(("layout", "place", "viewport", "screen"), str),  # how the pictures stood
+    "confidence": float, "reason": str,
 }  # fmt: skip
 
 

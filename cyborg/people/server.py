@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/people/08_server.ipynb #82ed3429
+# %% ../../nbs/lib/people/08_server.ipynb #e9f42ba3
 import json
 import logging
 import secrets
@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from anyio import CapacityLimiter, WouldBlock, to_thread
@@ -50,28 +51,31 @@ from cyborg.people.crowd import (
     page_text,
     signed_links,
     size_giveaways,
+    study_text,
     to_picture,
     turk_address,
     worker_ids,
 )
 from .exchange import write_annotations, write_coco, write_label_studio
+from .progress import EXPORTS, GrowingMean, empty_files, everybody, study_progress
 from cyborg.people.store import (
     RANDOM_NAME,
     AlreadyAnswered,
     AnnotationStore,
     ForeignTrial,
-    Subject,
     UnknownTrial,
+    picture_sizes,
     text_hash,
 )
 from cyborg.people.tables import (
     WORKER,
     StudySettings,
     make_pairs,
+    make_singles,
     pairs_table,
-    subjects,
     trials,
 )
+from .turns import Subject
 
 # %% ../../nbs/lib/people/08_server.ipynb #583630f2
 BODY_LIMIT = 2_000_000  # bytes of an answer; 20,000 points on each picture take 1,200,000
@@ -291,9 +295,10 @@ class CrowdPage:
         if self.signed and self.guests:
             raise AnnotationError("signed: guests have no link that could be signed; guests=False")
         self.texts = {"title": self.title, "guests": self.guests, "study": self.store.study}
-        self.texts |= {n: page_text(getattr(self, n)) for n in ("consent", "instructions")}
+        self.settings, self.growing = self.store.settings, GrowingMean(self.store)
+        for name in ("consent", "instructions"):
+            self.texts[name] = page_text(study_text(getattr(self, name), self.settings))
         self.texts["consent_hash"] = text_hash(self.texts["consent"])
-        self.settings = self.store.settings
 
     def _subject(self, request: Request) -> Subject:
         "Who asks; a token nobody has is refused."
@@ -373,26 +378,28 @@ def trial(
     shown |= {"total": self.settings.length, "question": trial.question, "side": self.side}
     shown |= {"practice": trial.kind == "practice", "marks": self.settings.marks}
     shown |= {"rest": bool(every and place > 0 and place % every == 0)}
-    return shown | {"left": f"picture/{trial.left_name}", "right": f"picture/{trial.right_name}"}
+    shown |= {"confidence": self.settings.confidence, "reasons": self.settings.reasons}
+    pictures = {"left": trial.left_name, "right": trial.right_name}  # a single one is the left
+    return shown | {side: name and f"picture/{name}" for side, name in pictures.items()}
 
 # %% ../../nbs/lib/people/08_server.ipynb #1e54abfc
 @patch
 def answer(
     self: CrowdPage,
     request: Request,
-    body: Mapping,  # trial, choice, strokes, seconds, layout
+    body: Mapping,  # trial, choice, strokes, seconds, layout, confidence, reason
 ) -> dict:
     "Store an answer; only practice is told whether it was right."
     subject = self._subject(request)
     found = self.store.trial_of(subject, body.get("trial"))
-    strokes = body.get("strokes")
-    if not isinstance(strokes, dict) or set(strokes) != {"left", "right"}:
-        raise HTTPException(400, "strokes: wanted one list for left and one for right")
-    sizes = {"left": (found.left_width, found.left_height)}
-    sizes["right"] = (found.right_width, found.right_height)
+    strokes, sizes = body.get("strokes"), picture_sizes(found)
+    if not isinstance(strokes, dict) or set(strokes) != set(sizes):
+        raise HTTPException(400, f"strokes: wanted one list for {' and one for '.join(sizes)}")
     marks = {name: to_picture(strokes[name], *size, self.side) for name, size in sizes.items()}
     chosen = body.get("choice"), marks, body.get("seconds")
-    done = self.store.answer(subject, found.trial, *chosen, layout=body.get("layout"))
+    told = {"layout": body.get("layout"), "confidence": body.get("confidence")}
+    told["reason"] = body.get("reason", "")
+    done = self.store.answer(subject, found.trial, *chosen, **told)
     right = {True: "right", False: "wrong"}[done.correct]
     return {"stored": True, "feedback": right if done.kind == "practice" else None}
 
@@ -438,19 +445,7 @@ def _administrator(
         raise HTTPException(403, "token: it is not the administrator's")
     self.tries.take(address, -1)
 
-# %% ../../nbs/lib/people/08_server.ipynb #096d1053
-def everybody(
-    store: AnnotationStore,
-    summary: pd.DataFrame,  # of `subject_summary`
-) -> pd.DataFrame:  # index subject; how each came, its code, and how it did
-    "All who came, also those who answered nothing: whose code is valid, and who is to be paid."
-    table = store.people().join(summary)
-    return table.assign(
-        answers=table["answers"].fillna(0).astype(int), excluded=table["excluded"].fillna("")
-    )
-
 # %% ../../nbs/lib/people/08_server.ipynb #6b1256fa
-EXPORTS = ("annotations.parquet", "subjects.csv", "coco.json", "label_studio.json", "maps.zip")
 COPY = "study.sqlite"  # the store itself, with its secrets
 
 # %% ../../nbs/lib/people/08_server.ipynb #bd8d1362
@@ -461,43 +456,49 @@ def exports(self: CrowdPage) -> tuple[str, ...]:
     return (*EXPORTS, COPY) if local else EXPORTS
 
 
+def _plain_rows(
+    table: pd.DataFrame,
+) -> list[dict]:
+    "A table as JSON holds it."
+    rows = table.round(3).astype(object)
+    return rows.where(rows.notna(), None).to_dict("records")
+
+
 @patch
 def progress(
     self: CrowdPage,
     request: Request,
     body: Mapping,  # empty
-) -> dict:  # exports, progress, sources, subjects
+) -> dict:  # exports, empty, progress, sources, reasons, subjects
     "Where the study stands."
     self._administrator(request)
-    table = self.store.annotations(strokes=False)
-    table = table[table["kind"] != "single"]
-    summary, counts = subject_summary(table), self.store.counts()
-    main = table[table["kind"] == "pair"].drop_duplicates("trial")
-    right = main["correct"].astype(float)
-    kept = main["subject"].map(summary["excluded"]) == ""
-    progress = counts | {"answers": len(main), "wanted": counts["pairs"] * self.settings.answers}
-    progress |= {"accuracy": right.mean(), "answers kept": kept.sum()}
-    progress |= {"accuracy kept": right[kept].mean(), "seconds": main["seconds"].median()}
-    sources = right.groupby(main["source"]).agg(answers="size", accuracy="mean").reset_index()
-    people = everybody(self.store, summary).drop(columns=["consent", "entry"]).reset_index()
-    rows = [frame.round(3).astype(object) for frame in (sources, people)]
-    rows = [frame.where(frame.notna(), None).to_dict("records") for frame in rows]
-    progress = {k: None if pd.isna(v) else round(float(v), 3) for k, v in progress.items()}
-    return {"exports": self.exports, "progress": progress, "sources": rows[0], "subjects": rows[1]}
+    found = study_progress(self.store)
+    totals = {k: None if pd.isna(v) else round(float(v), 3) for k, v in found.totals.items()}
+    people = found.people.drop(columns=["consent", "entry"]).reset_index()
+    told = {"sources": found.sources, "reasons": found.reasons, "subjects": people}
+    told = {name: _plain_rows(table) for name, table in told.items()}
+    return {"exports": self.exports, "empty": found.empty, "progress": totals, **told}
+
+# %% ../../nbs/lib/people/08_server.ipynb #a3fd8554
+@patch
+def mean_map(
+    self: CrowdPage,
+    request: Request,
+    body: Mapping,  # empty
+) -> dict:  # picture: a data URL, "" where there is none; images, marks, behind
+    "The mean human map so far, without those who are left out."
+    from cyborg.overlays import colour_table, data_uri
+
+    self._administrator(request)
+    summary = subject_summary(self.store.annotations(strokes=False))
+    found = self.growing.look(set(summary.index[summary["excluded"] != ""]))
+    cells = np.rint(255 * found.map / max(found.map.max(), 1e-9)).astype(np.uint8)
+    picture = data_uri(colour_table()[cells])[0] if found.images else ""
+    top = round(float(found.map.max()), 3)
+    shown = {"picture": picture, "top": top, "images": found.images, "marks": found.marks}
+    return shown | {"behind": found.behind}
 
 # %% ../../nbs/lib/people/08_server.ipynb #c08c0e43
-@patch
-def counts(
-    self: AnnotationStore,
-) -> dict[str, int]:  # pairs, subjects, finished
-    "How many pairs are asked, and how many people came and finished."
-    with self.reads() as connection:
-        pairs = sa.select(sa.func.count()).where(pairs_table.c.kind == "pair")
-        people = sa.select(sa.func.count(), sa.func.count(subjects.c.finished))
-        entered, finished = connection.execute(people).one()
-        return {"pairs": connection.scalar(pairs), "subjects": entered, "finished": finished}
-
-
 @patch
 def exclude(
     self: CrowdPage,
@@ -529,9 +530,12 @@ def export(
     if name == "subjects.csv":
         summary = subject_summary(self.store.annotations(strokes=False))
         return _file(everybody(self.store, summary).to_csv().encode(), "text/csv")
-    if not len(table := self.store.annotations()):
-        raise HTTPException(409, "export: nothing was answered yet")
-    return _file(_exported(name, table, self.manifest), "application/octet-stream")
+    bare = self.store.annotations(strokes=False)
+    if why := empty_files(bare[bare["kind"] != "single"], subject_summary(bare))[name]:
+        raise HTTPException(409, f"export: {why}")
+    return _file(
+        _exported(name, self.store.annotations(), self.manifest), "application/octet-stream"
+    )
 
 # %% ../../nbs/lib/people/08_server.ipynb #49234517
 def _copied(
@@ -600,6 +604,7 @@ def app(
         ),
         Route("/picture/{name}", _endpoint(self.picture)),
         Route("/admin/progress", _endpoint(self.progress, "progress")),
+        Route("/admin/mean_map", _endpoint(self.mean_map, "progress")),
         Route("/admin/exclude", _endpoint(self.exclude, "progress"), methods=["POST"]),
         Route("/admin/export/{name}", _endpoint(self.export, "export")),
         Mount("/static", StaticFiles(directory=folder)),
@@ -637,7 +642,7 @@ class _Headers:
 def open_page(
     manifest: Manifest,  # images to choose the pairs from
     store: str | Path,  # SQLite file or database URL
-    pairs: int = 100,  # that count
+    pairs: int = 100,  # that count; of a study of single pictures, pictures
     settings: StudySettings | None = None,  # None: the defaults
     folder: str | Path | None = None,  # for re-encoded pictures; None: beside the SQLite file
     side: int = SIDE,  # pixels of the pictures as shown
@@ -649,7 +654,8 @@ def open_page(
     settings = settings or StudySettings()
     checks = settings.length - settings.practice - settings.trials
     kept = AnnotationStore(store)
-    chosen = make_pairs(manifest, pairs, settings.practice, checks, seed)
+    make = make_singles if settings.task == "single" else make_pairs
+    chosen = make(manifest, pairs, settings.practice, checks, seed)
     kept.begin_study(chosen, manifest.root, settings)
     if texts.pop("signed", False) or kept._value("signed"):
         texts["signed"] = kept._keep("signed", True)
@@ -672,7 +678,7 @@ def main(
     split: str = "train",  # split the pairs come from; empty: all
     store: str = "",  # SQLite file or database URL; empty: annotations/NAME.sqlite of the data
     demo: bool = False,  # use the demo set, let anybody in
-    pairs: int = 100,  # pairs that count
+    pairs: int = 100,  # pairs that count, or pictures where one is shown at a time
     url: str = "",  # where subjects go in the end
     title: str = "Real or synthetic?",  # of the page
     consent: str = CONSENT,  # file (.md, .html, .txt) or text

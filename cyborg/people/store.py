@@ -38,6 +38,7 @@ from cyborg.people.tables import (
     answers_table,
     as_table,
     checked_layout,
+    checked_remark,
     consents,
     database_url,
     exclusions,
@@ -47,15 +48,22 @@ from cyborg.people.tables import (
     pairs_table,
     pictures,
     plain_id,
-    question_at,
+    remarks_table,
     screens_table,
     store_engine,
     stored_size,
     study_table,
     subjects,
-    trial_kind,
     trials,
     with_place,
+)
+from cyborg.people.turns import (
+    Subject,
+    answered_counted,
+    choose_pair,
+    give_trial,
+    open_trial,
+    still_wanted,
 )
 
 # %% ../../nbs/lib/people/03_store.ipynb #ff074297
@@ -188,13 +196,17 @@ def begin_study(
         n := int((pairs["kind"] == "attention").sum())
     ):
         raise AnnotationError(f"{settings} needs {checks} attention checks, got {n}")
+    if settings.counted not in set(pairs["kind"]):
+        wanted = settings.counted
+        raise AnnotationError(f"task is {settings.task!r}, which needs rows of kind {wanted!r}")
     digest = hashlib.sha256(pairs.to_csv(index=False).encode()).hexdigest()
     if stored := self._value("pairs"):
         if (stored, self.settings) != (digest, settings):
             what = "pairs" if stored != digest else f"settings, {self.settings}"
             raise AnnotationError(f"the store holds a study with other {what}; take another file")
         return settings
-    self.add_pictures([*pairs["authentic"], *pairs["synthetic"]], Path(root))
+    images = [name for name in (*pairs["authentic"], *pairs["synthetic"]) if name]
+    self.add_pictures(images, Path(root))
     values = {"pairs": digest, "settings": asdict(settings), "secret": secrets.token_hex(16)}
     with self.writes() as connection:
         connection.execute(sa.insert(pairs_table), pairs.to_dict("records"))
@@ -215,15 +227,6 @@ def settings(self: AnnotationStore) -> StudySettings:
     if not (stored := self._value("settings")):
         raise AnnotationError("the store holds no study: begin_study was not called")
     return StudySettings(**stored)
-
-# %% ../../nbs/lib/people/03_store.ipynb #95103e01
-class Subject(NamedTuple):
-    "Somebody who takes part."
-
-    subject: int
-    worker: str
-    token: str  # what its browser shows for proof
-    code: str  # completion code, "" before the end
 
 # %% ../../nbs/lib/people/03_store.ipynb #1bf727ec
 @patch
@@ -296,102 +299,7 @@ def subject_of(
         found = connection.execute(sa.select(subjects).where(subjects.c.token == token)).first()
     return found and Subject(found.subject, found.worker, found.token, found.code or "")
 
-# %% ../../nbs/lib/people/03_store.ipynb #3c82c73a
-def _counted(now: float) -> sa.ColumnElement:
-    "Trials that have, or may still get, an answer that counts."
-    answered = sa.exists().where(answers_table.c.trial == trials.c.trial)
-    awaited = sa.and_(trials.c.lease > now, sa.not_(trials.c.abandoned))
-    out = trials.c.subject.in_(sa.select(exclusions.c.subject))
-    return sa.and_(sa.or_(answered, awaited), sa.not_(out))
-
-
-def _choose_pair(
-    connection: sa.Connection,
-    subject: int,
-    kind: str,
-    question: str,
-    wanted: int,  # answers a pair; those of practice and attention may have any number
-    now: float,
-    left: str = "",  # label of the picture on the left, drawn before; empty: none is shown
-) -> str | None:  # None: no pair needs this subject
-    "The pair that lacks answers most, by question, then side, then in all; chance among equals."
-    seen = sa.select(trials.c.pair).where(trials.c.subject == subject, trials.c.pair.is_not(None))
-    total = sa.func.count(trials.c.trial)
-    asked = sa.func.count(sa.case((trials.c.question == question, 1)))
-    alike = sa.and_(trials.c.question == question, trials.c.left_label == left)
-    same = sa.func.count(sa.case((alike, 1)))
-    choice = (
-        sa.select(pairs_table.c.pair)
-        .outerjoin(trials, sa.and_(trials.c.pair == pairs_table.c.pair, _counted(now)))
-        .where(pairs_table.c.kind == kind, pairs_table.c.pair.not_in(seen))
-        .group_by(pairs_table.c.pair)
-        .order_by(asked, same, total, sa.func.random())
-        .limit(1)
-    )
-    if kind == "pair":
-        half = (wanted + 1) // 2  # of each question, as long as there is a pair that has less
-        first = connection.execute(choice.having(total < wanted, asked < half)).scalar()
-        return first or connection.execute(choice.having(total < wanted)).scalar()
-    return connection.execute(choice).scalar()
-
-# %% ../../nbs/lib/people/03_store.ipynb #32f4a1ee
-def _current(
-    connection: sa.Connection,
-    subject: int,
-) -> sa.Row | None:
-    "The trial a subject was given and has not answered."
-    answered = sa.exists().where(answers_table.c.trial == trials.c.trial)
-    own = sa.select(trials).where(trials.c.subject == subject, trials.c.kind != "single")
-    return connection.execute(own.where(sa.not_(answered), sa.not_(trials.c.abandoned))).first()
-
-
-def _still_wanted(
-    connection: sa.Connection,
-    trial: sa.Row,
-    wanted: int,
-    now: float,
-) -> bool:
-    "Whether the pair of a trial whose time was up has not gone to somebody else meanwhile."
-    if trial.kind != "pair" or trial.lease > now:
-        return True
-    others = sa.select(sa.func.count()).where(trials.c.pair == trial.pair, _counted(now))
-    return connection.execute(others).scalar() < wanted
-
-# %% ../../nbs/lib/people/03_store.ipynb #40e5fa3f
-def _give(
-    connection: sa.Connection,
-    subject: Subject,
-    number: int,
-    settings: StudySettings,
-    now: float,
-) -> str | None:  # id of the new trial
-    "Hand out the trial that comes at a place; None when no pair is left."
-    kind, question = trial_kind(number, settings, subject.token), question_at(number, subject.token)
-    left = secrets.choice(("authentic", "synthetic"))
-    rest = question, settings.answers, now, left
-    pair = _choose_pair(connection, subject.subject, kind, *rest)
-    if kind != "pair":  # practice and checks only for who answers pairs
-        wanted = _choose_pair(connection, subject.subject, "pair", *rest)
-        if wanted is None and not connection.scalar(sa.select(_answered_pairs(subject.subject))):
-            return None
-        kind, pair = (kind, pair) if pair else ("pair", wanted)
-    if pair is None:
-        return None
-    row = {name: secrets.token_urlsafe(16) for name in ("trial", "left_name", "right_name")}
-    row |= {"subject": subject.subject, "number": number, "kind": kind, "pair": pair}
-    row |= {"question": question, "shown": now, "lease": now + settings.timeout}
-    connection.execute(sa.insert(trials), row | {"left_label": left, "abandoned": False})
-    return row["trial"]
-
 # %% ../../nbs/lib/people/03_store.ipynb #1c6866ba
-def _answered_pairs(
-    subject: int,
-) -> sa.Exists:
-    "Whether a subject has answered a pair that is neither practice nor check."
-    own = sa.and_(trials.c.subject == subject, trials.c.kind == "pair")
-    return sa.exists().where(own, answers_table.c.trial == trials.c.trial)
-
-
 @patch
 def has_room(
     self: AnnotationStore,
@@ -403,7 +311,8 @@ def has_room(
     with self.reads() as connection:
         if connection.scalar(sa.select(sa.exists().where(subjects.c.worker == worker))):
             return True
-        return _choose_pair(connection, -1, "pair", "authentic", wanted, now) is not None
+        kind = self.settings.counted
+        return choose_pair(connection, -1, kind, "authentic", wanted, now) is not None
 
 # %% ../../nbs/lib/people/03_store.ipynb #99d1f7d9
 def _finish(
@@ -413,7 +322,7 @@ def _finish(
     now: float,
 ) -> None:
     "Note that a subject is done; without a pair answered it is not, and has no code."
-    if not connection.scalar(sa.select(_answered_pairs(subject.subject))):
+    if not connection.scalar(sa.select(answered_counted(subject.subject))):
         return
     values = {"finished": now, "code": code or secrets.token_hex(5).upper()}
     fresh = sa.and_(subjects.c.subject == subject.subject, subjects.c.finished.is_(None))
@@ -429,8 +338,8 @@ def next_trial(
     "The trial a subject has open, or a new one; asked twice it is the same."
     now, settings = time.time() if now is None else now, self.settings
     with self.writes(durable=False) as connection:
-        current = _current(connection, subject.subject)
-        if current is not None and not _still_wanted(connection, current, settings.answers, now):
+        current = open_trial(connection, subject.subject)
+        if current is not None and not still_wanted(connection, current, settings.answers, now):
             own = trials.c.trial == current.trial
             connection.execute(sa.update(trials).where(own).values(abandoned=True))
             current = None
@@ -445,7 +354,7 @@ def next_trial(
         _, last = connection.execute(mine).one()
         name = None
         if last + 1 < settings.length:
-            name = _give(connection, subject, last + 1, settings, now)
+            name = give_trial(connection, subject, last + 1, settings, now)
         if name is None:
             _finish(connection, subject, settings.code, now)
             return None
@@ -482,7 +391,7 @@ def trial_of(
     self: AnnotationStore,
     subject: Subject,
     trial: str,  # id
-) -> sa.Row:  # of trials, with the images and sizes of its pictures as left_*, right_*
+) -> sa.Row:  # of trials, with the images and sizes of its pictures as left_*, right_* (None)
     "A trial of a subject; UnknownTrial or ForeignTrial where it has none of that name."
     if not isinstance(trial, str) or not RANDOM_NAME.fullmatch(trial):
         raise UnknownTrial("trial: no such trial was handed out")
@@ -497,7 +406,7 @@ def trial_of(
         )
         .join(pairs_table, pairs_table.c.pair == trials.c.pair)
         .join(sides["left"], sides["left"].c.image == left)
-        .join(sides["right"], sides["right"].c.image == right)
+        .outerjoin(sides["right"], sides["right"].c.image == right)  # none of a single one
         .where(trials.c.trial == trial)
     )
     with self.reads() as connection:
@@ -512,14 +421,52 @@ def trial_of(
 def _must_be_marked(
     marks: str,  # either, both, chosen
     choice: str,
-    strokes: Mapping[str, list],
+    strokes: Mapping[str, list],  # of the sides that are there
     sizes: Mapping[str, tuple[int, int]],  # width and height
 ) -> None:
     "AnnotationError unless paint is left on the pictures that have to be marked."
     painted = {side for side, own in strokes.items() if is_marked(own, *sizes[side])}
-    wanted = {"both": {"left", "right"}, "chosen": {choice}}.get(marks, set())
+    wanted = {"both": {*strokes}, "chosen": {choice} & {*strokes}}.get(marks, set())
     if not painted or not wanted <= painted:
         raise AnnotationError(f"strokes: mark {marks} of the pictures, marked: {sorted(painted)}")
+
+# %% ../../nbs/lib/people/03_store.ipynb #121a9ece
+def picture_sizes(
+    trial: sa.Row,  # of `trial_of`
+) -> dict[str, tuple[int, int]]:  # left, and right where there is one: width and height, pixels
+    "The sides of a trial and the sizes of their pictures."
+    sizes = {"left": (trial.left_width, trial.left_height)}
+    right = {"right": (trial.right_width, trial.right_height)}
+    return sizes | (right if trial.right_image else {})
+
+
+def _judged(
+    trial: sa.Row,  # of `trial_of`
+    choice: str,
+) -> bool:
+    "Whether a choice is right; AnnotationError for one that there was not."
+    single = not trial.right_image
+    known = ("authentic", "synthetic") if single else ("left", "right")
+    if choice not in known:
+        raise AnnotationError(f"choice is {_short(choice)}, wanted {known[0]} or {known[1]}")
+    if single:
+        return choice == trial.left_label
+    other = {"authentic": "synthetic", "synthetic": "authentic"}[trial.left_label]
+    return (trial.left_label if choice == "left" else other) == trial.question
+
+
+def _checked_rest(
+    settings: StudySettings,
+    count: int,  # of pictures
+    layout: Mapping | None,
+    confidence: int | None,
+    reason: str,
+) -> tuple[dict | None, dict | None]:  # layout; confidence and reason, None: not asked
+    "What comes with a choice and its marks."
+    layout = checked_layout(layout)
+    if layout and (layout["layout"] == "single") != (count == 1):
+        raise AnnotationError(f"layout: {layout['layout']}, of a trial of {count} pictures")
+    return layout, checked_remark(settings, confidence, reason)
 
 # %% ../../nbs/lib/people/03_store.ipynb #13c4d467
 @patch
@@ -527,29 +474,27 @@ def answer(
     self: AnnotationStore,
     subject: Subject,
     trial: str,  # id
-    choice: str,  # left or right
-    strokes: Mapping[str, list],  # left, right: strokes in pixels of the picture
+    choice: str,  # left or right; of a single picture authentic or synthetic
+    strokes: Mapping[str, list],  # left, right: strokes in pixels of the picture; or left alone
     seconds: float,  # from showing to answering, by the browser's clock
     now: float | None = None,  # seconds since 1970; None: the clock's
     layout: Mapping | None = None,  # how the pictures stood, see `LAYOUTS`; None: unknown
+    confidence: int | None = None,  # from 1 to the levels of the study; None: not asked
+    reason: str = "",  # in the subject's words
 ) -> Answered:
     "Store an answer, once; returns when it is committed."
     now, found = time.time() if now is None else now, self.trial_of(subject, trial)
-    if choice not in ("left", "right"):
-        raise AnnotationError(f"choice is {_short(choice)}, wanted left or right")
-    if not isinstance(strokes, Mapping) or set(strokes) != {"left", "right"}:
-        raise AnnotationError("strokes: wanted one list for left and one for right")
+    correct, sizes = _judged(found, choice), picture_sizes(found)
+    if not isinstance(strokes, Mapping) or set(strokes) != set(sizes):
+        raise AnnotationError(f"strokes: wanted one list for {' and one for '.join(sizes)}")
     if type(seconds) not in (int, float) or not 0 <= seconds < 1e6:
         raise AnnotationError("seconds: wanted a number from 0 to 1e6")
-    layout = checked_layout(layout)
-    sizes = {"left": (found.left_width, found.left_height)}
-    sizes["right"] = (found.right_width, found.right_height)
+    layout, remark = _checked_rest(self.settings, len(sizes), layout, confidence, reason)
     clean = {side: checked_strokes(strokes[side], *size) for side, size in sizes.items()}
-    images = {"left": found.left_image, "right": found.right_image}
+    images = {side: getattr(found, f"{side}_image") for side in sizes}
     texts = {images[s]: json.dumps(own, separators=(",", ":")) for s, own in clean.items()}
-    digest = hashlib.sha256(json.dumps([choice, texts]).encode()).hexdigest()
-    chosen = found.left_label if choice == "left" else _other(found.left_label)
-    correct = chosen == found.question
+    said = [choice, texts, *([remark] if remark else [])]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     with self.reads() as connection:  # before anything is painted, which takes time
         if _is_stored(connection, trial, digest):
             return Answered(trial, found.kind, correct, True)
@@ -557,15 +502,11 @@ def answer(
     row = {"trial": trial, "choice": choice, "correct": correct, "digest": digest}
     row |= {"seconds": float(seconds), "answered": now}
     covered = {images[side]: share_of(own, *sizes[side]) for side, own in clean.items()}
-    again = self._store(row, texts, covered, layout)
+    again = self._store(row, texts, covered, (layout or {}) | (remark or {}))
     if found.kind == "attention":
         with self.writes(durable=False) as connection:
             _judge_attention(connection, subject.subject, self.settings.attention)
     return Answered(trial, found.kind, correct, again)
-
-
-def _other(label: str) -> str:
-    return {"authentic": "synthetic", "synthetic": "authentic"}[label]
 
 # %% ../../nbs/lib/people/03_store.ipynb #f1f8424a
 def _is_stored(
@@ -586,9 +527,9 @@ def _store(
     row: Mapping[str, Any],  # of the answers
     texts: Mapping[str, str],  # image: checked strokes, JSON
     covered: Mapping[str, float],  # image: share painted over
-    layout: Mapping | None,  # checked
+    told: Mapping,  # how the pictures stood, confidence and reason, as far as known; checked
 ) -> bool:  # whether it was there before
-    "Write an answer, its marks and its layout in one transaction."
+    "Write an answer, its marks and what was told with it in one transaction."
     own = {"trial": row["trial"]}
     with self.writes() as connection:
         if _is_stored(connection, row["trial"], row["digest"]):
@@ -596,10 +537,9 @@ def _store(
         connection.execute(sa.insert(answers_table), dict(row))
         rows = [{**own, "image": i, "strokes": s, "covered": covered[i]} for i, s in texts.items()]
         connection.execute(sa.insert(marks_table), rows)
-        for table in (layouts_table, screens_table) if layout else ():
-            told = {c.name: layout[c.name] for c in table.c if c.name in layout}
-            if told:
-                connection.execute(sa.insert(table), own | told)
+        for table in (layouts_table, screens_table, remarks_table):
+            if known := {c.name: told[c.name] for c in table.c if c.name in told}:
+                connection.execute(sa.insert(table), own | known)
     return False
 
 # %% ../../nbs/lib/people/03_store.ipynb #4fd631db
@@ -730,6 +670,8 @@ def annotations(
     self: AnnotationStore,
     image: str | None = None,  # path of one image; None: all
     strokes: bool = True,  # without them it is read in a fiftieth of the time
+    since: float = 0.0,  # answered then or later, seconds since 1970
+    most: int | None = None,  # rows, the earliest; None: all
 ) -> pd.DataFrame:  # annotation table, a row a picture of every answer
     "All that was answered and painted, nobody left out."
     by_hand = sa.case((exclusions.c.reason == BY_HAND, BY_HAND), else_="")
@@ -747,6 +689,7 @@ def annotations(
             pairs_table.c.authentic,
             *(layouts_table.c[n] for n in LAYOUT_COLUMNS),
             *(screens_table.c[n] for n in SCREEN_COLUMNS),
+            *(remarks_table.c[n] for n in ("confidence", "reason")),
         )
         .join(trials, trials.c.trial == marks_table.c.trial)
         .join(answers_table, answers_table.c.trial == trials.c.trial)
@@ -756,15 +699,18 @@ def annotations(
         .outerjoin(exclusions, exclusions.c.subject == subjects.c.subject)
         .outerjoin(layouts_table, layouts_table.c.trial == trials.c.trial)
         .outerjoin(screens_table, screens_table.c.trial == trials.c.trial)
+        .outerjoin(remarks_table, remarks_table.c.trial == trials.c.trial)
         .where(marks_table.c.image == image if image else sa.true())
+        .where(answers_table.c.answered >= since if since else sa.true())
         .order_by(answers_table.c.answered, marks_table.c.trial, marks_table.c.image)
+        .limit(most)
     )
     with self.reads() as connection:
         rows = pd.DataFrame(connection.execute(wanted).mappings().all())
     if not len(rows):
         return as_table(rows)
     rows["strokes"] = rows["strokes"].map(json.loads)
-    rows[["pair", "source"]] = rows[["pair", "source"]].fillna("")
+    rows[["pair", "source", "reason"]] = rows[["pair", "source", "reason"]].fillna("")
     return as_table(with_place(rows))
 
 # %% ../../nbs/lib/people/03_store.ipynb #ecfb94c4

@@ -22,6 +22,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 function show(...children) {
+  main.className = "";
   main.replaceChildren(...children);
   main.focus();
   window.scrollTo(0, 0);
@@ -119,12 +120,13 @@ async function read(texts) {
   await pressed(start);
 }
 
-function progress(trial) {
+function progress(trial) { // practice and checks counted: it ends with the last one
   document.getElementById("progress").hidden = false;
   document.getElementById("bar").value = trial.number / trial.total;
-  document.getElementById("count").textContent = `${trial.number} of ${trial.total}`;
+  document.getElementById("count").textContent = `${trial.number + 1} of ${trial.total}`;
 }
 
+const KINDS = { authentic: "real", synthetic: "synthetic" };
 const QUESTIONS = {
   authentic: ["Which picture is ", "real", "is real"],
   synthetic: ["Which picture is ", "synthetic", "is synthetic"],
@@ -133,10 +135,54 @@ const MARKS = {
   either: "mark on the pictures what told you",
   both: "mark on both pictures what told you",
   chosen: "mark on the picture you chose what told you",
+  single: "mark on the picture what told you",
 };
+const SIDES = (trial) => (trial.right ? ["left", "right"] : ["left"]);
+
+// Of one picture, both answers stand below it.
+function verdicts(board, onChoice) {
+  const answers = Object.entries(KINDS).map(([kind, word]) => {
+    const input = make("input", { type: "radio", name: "choice", value: kind, id: `choose-${kind}` });
+    input.addEventListener("change", () => onChoice(kind));
+    return make("label", { className: "choice" }, input, ` ${word[0].toUpperCase()}${word.slice(1)}`);
+  });
+  const row = make("div", { className: "verdicts" }, ...answers);
+  row.setAttribute("role", "radiogroup");
+  row.setAttribute("aria-label", "Your answer");
+  board.pictures[0].view.after(row);
+}
+
+// How sure, and why in words, where the study asks for it. `missing` says what is still wanted.
+const SURE = { 2: ["a guess", "sure"], 3: ["a guess", "fairly sure", "certain"] };
+
+function remarks(trial, draft, onChange) {
+  const parts = [], values = { confidence: draft.confidence, reason: draft.reason || "" };
+  if (trial.confidence) {
+    const words = SURE[trial.confidence] || Array.from({ length: trial.confidence }, (_, i) =>
+      i === 0 ? "1, a guess" : i === trial.confidence - 1 ? `${i + 1}, certain` : `${i + 1}`);
+    const levels = words.map((word, i) => {
+      const input = make("input", { type: "radio", name: "confidence", value: i + 1, id: `sure-${i + 1}`, checked: draft.confidence === i + 1 });
+      input.addEventListener("change", () => { values.confidence = i + 1; onChange(); });
+      return make("label", { className: "choice" }, input, ` ${word}`);
+    });
+    parts.push(make("fieldset", { className: "sure" }, make("legend", { textContent: "How sure are you?" }), ...levels));
+  }
+  if (trial.reasons !== "none") {
+    const text = make("textarea", { id: "reason", rows: 2, maxLength: 2000, value: values.reason });
+    text.addEventListener("input", () => { values.reason = text.value; onChange(); });
+    const words = trial.reasons === "required" ? "What told you, in your words" : "What told you, in your words (if you like)";
+    parts.push(make("label", { className: "reason" }, words, text));
+  }
+  const missing = () => [
+    trial.confidence && !values.confidence && "say how sure you are",
+    trial.reasons === "required" && !values.reason.trim() && "write what told you",
+  ].filter(Boolean);
+  const given = () => ({ ...(trial.confidence && { confidence: values.confidence }), ...(trial.reasons !== "none" && { reason: values.reason }) });
+  return { element: make("div", { className: "remarks" }, ...parts), values, missing, given };
+}
 
 // Each answer stands at its picture. Where pictures stand is measured, not taken from the width of the page.
-const PLACES = { "side by side": ["left", "right"], stacked: ["upper", "lower"] };
+const PLACES = { "side by side": ["left", "right"], stacked: ["upper", "lower"], single: ["alone", ""] };
 
 function choices(board, question, onChoice) {
   const names = ["left", "right"].map((side, number) => {
@@ -159,7 +205,7 @@ function choices(board, question, onChoice) {
 }
 
 function layout(board) { // as the server stores it with the answer
-  const kind = board.layout(), [left_at, right_at] = PLACES[kind];
+  const kind = board.pictures.length > 1 ? board.layout() : "single", [left_at, right_at] = PLACES[kind];
   const view = { viewport_width: window.innerWidth, viewport_height: window.innerHeight };
   const picture_width = board.pictures[0].view.clientWidth, input = [...board.inputs].sort().join(" ");
   return { layout: kind, left_at, right_at, ...view, picture_width, device_pixel_ratio: window.devicePixelRatio, input };
@@ -176,40 +222,48 @@ function isPainted(canvas) {
 function marked(trial, choice, board) {
   if (!board) return false;
   const painted = board.pictures.map((picture) => isPainted(picture.canvas));
-  if (trial.marks === "both") return painted[0] && painted[1];
-  if (trial.marks === "chosen") return painted[choice === "left" ? 0 : 1];
-  return painted[0] || painted[1];
+  if (trial.marks === "both") return painted.every(Boolean);
+  if (trial.marks === "chosen" && painted.length > 1) return painted[choice === "left" ? 0 : 1];
+  return painted.some(Boolean);
 }
 
 async function ask(trial) {
-  const draft = kept.get(trial.trial) || { strokes: [[], []], choice: "", seconds: 0 };
+  const sides = SIDES(trial);
+  const draft = kept.get(trial.trial) || { strokes: sides.map(() => []), choice: "", seconds: 0 };
   const place = make("div");
   const next = make("button", { className: "main", id: "next", textContent: "Next", disabled: true });
   const hint = make("span", { className: "hint", id: "hint" });
-  let choice = draft.choice, board = null, started = performance.now(), refused = "";
+  let choice = draft.choice, board = null, said = null, started = performance.now(), refused = "";
   const seconds = () => draft.seconds + (performance.now() - started) / 1000;
   const update = () => {
-    const strokes = board ? board.allStrokes() : [[], []];
-    const ready = choice && marked(trial, choice, board);
-    next.disabled = !ready;
+    const strokes = board ? board.allStrokes() : sides.map(() => []);
+    const missing = marked(trial, choice, board) ? [] : [MARKS[sides.length > 1 ? trial.marks : "single"]];
+    if (said) missing.push(...said.missing());
+    next.disabled = !choice || missing.length > 0;
     if (refused) notice(refused = "");
-    hint.textContent = ready ? "" : choice ? `Now ${MARKS[trial.marks]}.` : `Choose, and ${MARKS[trial.marks]}.`;
-    kept.set(trial.trial, { strokes, choice, seconds: seconds() });
+    if (!choice) missing.unshift("choose");
+    const wanted = missing.length > 1 ? `${missing.slice(0, -1).join(", ")} and ${missing[missing.length - 1]}` : missing[0];
+    hint.textContent = !wanted ? "" : choice ? `Now ${wanted}.` : `${wanted[0].toUpperCase()}${wanted.slice(1)}.`;
+    kept.set(trial.trial, { strokes, choice, seconds: seconds(), ...(said && said.values) });
   };
-  const [before, what] = QUESTIONS[trial.question];
-  const question = make("p", { className: "question", id: "question" }, before, make("strong", { textContent: what }), "?");
+  const words = trial.question ? QUESTIONS[trial.question] : ["Is this picture ", "real or synthetic"];
+  const question = make("p", { className: "question", id: "question" }, words[0], make("strong", { textContent: words[1] }), "?");
   if (trial.practice) question.prepend(make("em", { textContent: "Practice. " }));
-  const pictures = ["left", "right"].map((side) => ({
-    src: trial[side], alt: `${side} picture`, width: trial.side, height: trial.side,
+  const pictures = sides.map((side) => ({
+    src: trial[side], alt: sides.length > 1 ? `${side} picture` : "picture", width: trial.side, height: trial.side,
   }));
   for (;;) {
     board = new Board(place, { pictures, strokes: draft.strokes, onChange: update });
     try { await board.loaded; break; } catch { notice("A picture did not arrive; trying again …"); await wait(1); }
   }
   notice("");
-  const name = choices(board, trial.question, (side) => { choice = side; update(); });
-  show(question, place, make("div", { className: "actions" }, next, hint));
-  name();
+  said = remarks(trial, draft, update);
+  const choose = (what) => { choice = what; update(); };
+  const name = sides.length > 1 ? choices(board, trial.question, choose) : verdicts(board, choose);
+  const rest = make("div", { className: "rest" }, said.element, make("div", { className: "actions" }, next, hint));
+  show(question, place, rest);
+  main.className = sides.length > 1 ? "trial" : "trial single";
+  if (name) name();
   if (choice) document.getElementById(`choose-${choice}`).checked = true;
   board.restart();
   started = performance.now();
@@ -217,8 +271,8 @@ async function ask(trial) {
   for (;;) {
     await pressed(next);
     board.lock(true);
-    const [left, right] = board.allStrokes();
-    const body = { trial: trial.trial, choice, strokes: { left, right }, seconds: Number(seconds().toFixed(3)), layout: layout(board) };
+    const strokes = Object.fromEntries(board.allStrokes().map((own, i) => [sides[i], own]));
+    const body = { trial: trial.trial, choice, strokes, seconds: Number(seconds().toFixed(3)), layout: layout(board), ...said.given() };
     try {
       const stored = await call("api/answer", body);
       kept.drop(trial.trial);
@@ -240,8 +294,9 @@ async function ask(trial) {
   }
 }
 
-// Practice shows the pair again, with the right answer at each picture.
+// Practice shows the pictures again, with the right answer at each.
 async function answered(trial, choice, feedback) {
+  if (!trial.right) return answeredSingle(trial, choice, feedback);
   const asked = feedback === "right" ? choice : choice === "left" ? "right" : "left";
   const other = { authentic: "synthetic", synthetic: "real" }[trial.question];
   const figures = ["left", "right"].map((side) => {
@@ -252,6 +307,16 @@ async function answered(trial, choice, feedback) {
   const text = make("p", { className: "feedback", textContent: feedback === "right" ? "Right." : "No, it was the other one." });
   const go = make("button", { className: "main", id: "continue", textContent: "Next" });
   show(text, make("div", { className: "answered" }, ...figures), go);
+  await pressed(go);
+}
+
+async function answeredSingle(trial, choice, feedback) {
+  const other = choice === "authentic" ? "synthetic" : "authentic";
+  const words = `This picture is ${KINDS[feedback === "right" ? choice : other]}`;
+  const figure = make("figure", { className: "asked" }, make("img", { src: trial.left, alt: words }), make("figcaption", { textContent: words }));
+  const text = make("p", { className: "feedback", textContent: feedback === "right" ? "Right." : `No, it is not ${KINDS[choice]}.` });
+  const go = make("button", { className: "main", id: "continue", textContent: "Next" });
+  show(text, make("div", { className: "answered" }, figure), go);
   await pressed(go);
 }
 
