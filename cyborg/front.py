@@ -95,9 +95,9 @@ def handed_on(
 
 # %% ../nbs/lib/25_front.ipynb #c414f26c
 MOVED = {
-    "annotation": "marks people.tables people.store people.annotations people.exchange "
-    "people.formats people.gaze saliency",
-    "annotation_server": "people.crowd people.server",
+    "annotation": "marks people.tables people.turns people.store people.annotations "
+    "people.exchange people.formats people.gaze saliency",
+    "annotation_server": "people.crowd people.progress people.server",
     "attention": "others.attention",
     "audit": "measure.audit",
     "cnndetection": "others.cnndetection",
