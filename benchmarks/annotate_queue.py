@@ -3,13 +3,12 @@
     python benchmarks/annotate_queue.py OUT            # about twenty minutes on one core
     python benchmarks/annotate_queue.py OUT --seeds 1  # a look
 
-On the demo set, whose annotators are simulated, the last layer of an ImageNet network is trained
-with the maps of a few training images (all of which have labels), then asked which images to
-annotate next, and trained anew from the same first weights: a curve for each criterion of
-`cyborg.people.queue`, and one for random order. All begin with the same images, drawn by the seed,
-since `far` needs some maps. `disagree` asks the runs of all seeds. What is measured is of test
-images: the mean AUC over generators that were not trained on, and the correlation of model and
-human maps. The features of all images are computed once, which takes a minute or two.
+On the demo set, whose annotators are simulated, a small network is trained with the maps of a few
+training images (all of which have labels), then asked which images to annotate next, and trained
+anew from the same first weights: a curve for each criterion of `cyborg.people.queue`, and one for
+random order. All begin with the same images, drawn by the seed, since `far` needs some maps.
+`disagree` asks the runs of all seeds. What is measured is of test images: the mean AUC over
+generators that were not trained on, and the correlation of model and human maps.
 
 OUT holds the demo set, a folder a run, and results.csv; started again it goes on where it stopped.
 """
@@ -32,9 +31,9 @@ from cyborg.people.queue import CRITERIA, annotation_queue
 from cyborg.settings import preset_config
 from cyborg.training import load_run, train
 
-PROBE = {"arch": "tf_efficientnet_lite0", "weights": "package", "train": "head", "size": 224}
-PROBE |= {"epochs": 30, "lr": 0.05, "lr_step": 20, "device": "cpu", "precision": "fp32"}
-FIRST, STEPS = 20, (40, 80, 160)  # images with a map: at first, and after each step
+SMALL = {"arch": "test_resnet", "size": 96, "epochs": 16, "lr_step": 12}
+SMALL |= {"device": "cpu", "precision": "fp32"}
+FIRST, STEPS = 40, (80, 160)  # images with a map: at first, and after each step
 
 
 def with_maps(demo: Manifest, images: set[str]) -> Manifest:
@@ -52,7 +51,7 @@ def trained(out: Path, demo: Manifest, name: str, images: set[str], seed: int) -
         write_manifest(manifest, path)
         given = {"manifest": str(path), "root": str(demo.root), "runs": str(out / "runs")}
         given |= {"name": name, "seed": seed} | ({} if images else {"alpha": 1.0})
-        train(preset_config("quick", PROBE | given))
+        train(preset_config("quick", SMALL | given))
         predict(load_run(folder).network, demo.split("test"), folder)
     return folder
 
@@ -143,7 +142,7 @@ def main(
     out = Path(out)
     os.environ["CYBORG_CACHE"] = str(out / "cache")
     (out / "manifests").mkdir(parents=True, exist_ok=True)
-    demo = make_demo(out / "demo", n=images, workers=1)
+    demo = make_demo(out / "demo", n=images, size=96, workers=1)
     begun = time.perf_counter()
     results = curves(out, demo, seeds)
     order = ["images", "criterion", "seed"]
