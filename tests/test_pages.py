@@ -157,6 +157,25 @@ class Two(NamedTuple):
     assert "blur, <code>pixels</code>" in table(one.parameters)
 
 
+def test_what_a_cell_shows_names_no_folder_and_no_bar(tmp_path):
+    import converted
+    from layout import EXECUTED, ROOT
+
+    line = {"output_type": "stream", "name": "stdout", "text": f"kept in {EXECUTED}/runs/a\n"}
+    more = {"output_type": "stream", "name": "stderr", "text": [f"of {ROOT}/data\n"]}
+    shown = {"text/plain": f"'{ROOT}/nbs'"}
+    value = {"output_type": "execute_result", "data": shown, "metadata": {}, "execution_count": 1}
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    bar = {"output_type": "display_data", "data": widget | {"text/plain": "steps: 50%|##  | 1/2"}}
+    panel = {"output_type": "display_data", "data": widget | {"text/plain": "VBox(children=())"}}
+    cell = {"cell_type": "code", "source": "go()", "metadata": {}}
+    cell["outputs"] = [line, more, value, more, bar, panel]
+    text = converted.Page(converted.Site(tmp_path, {}, {}), ROOT / "nbs/study.ipynb").code(cell)
+    blocks = re.findall(r"output \}\n(.*?)\n```", text, re.DOTALL)
+    assert blocks == ["kept in runs/a\nof data", "'nbs'", "of data"]
+    assert text.count("Controls and a picture") == 1
+
+
 def test_a_copy_is_made_anew_only_where_its_source_changed(tmp_path, monkeypatch):
     import executed
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import nbformat
 from latex2mathml.converter import convert
-from layout import ROOT, linked, module_of, notebook_page
+from layout import EXECUTED, ROOT, linked, module_of, notebook_page
 from PIL import Image
 from reference import Name, fields_of, names_in, public_names, table, written
 from reference import comments as comments_of
@@ -20,6 +20,7 @@ LARGE = 300_000  # bytes of a picture that is shown as it is
 INLINE = re.compile(r"(?<![\[`\w])`([A-Za-z_]\w*)`(?![`\]])")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 FORMULA = re.compile(r"(\$\$?)(?!\s)([^$\n]+?)(?<!\s)\1(?!\d)")
+BAR = re.compile(r"\d+%\|.*\| \d+/\d+")  # of progress
 FOLDED = re.compile(r"<style.*?</style>", re.DOTALL)
 
 
@@ -109,6 +110,24 @@ def opening_of(
     return title.removeprefix("# "), first.removeprefix("> "), body.strip()
 
 
+def without_places(text: str) -> str:
+    "What was shown, without the folders of the machine that made these pages."
+    for folder in (EXECUTED, ROOT):
+        text = text.replace(f"{folder.as_posix()}/", "")
+    return text
+
+
+def joined(outputs: list[dict]) -> list[dict]:
+    "Outputs of a cell; what was printed one after the other is one output."
+    found: list[dict] = []
+    for told in outputs:
+        if found and told["output_type"] == found[-1]["output_type"] == "stream":
+            found[-1] = found[-1] | {"text": found[-1]["text"] + "".join(told["text"])}
+        else:
+            found.append(told | ({"text": "".join(told["text"])} if "text" in told else {}))
+    return found
+
+
 def imports_only(source: str) -> bool:
     "Whether a cell does nothing but import."
     try:
@@ -171,7 +190,7 @@ class Page:
     def output(self, told: dict) -> str:
         "One output as Markdown or HTML; empty where there is nothing to see."
         if told["output_type"] == "stream":
-            text = ANSI.sub("", "".join(told["text"])).rstrip()
+            text = without_places(ANSI.sub("", told["text"])).rstrip()
             return fence(text, "{ .text .output }") if text.strip() else ""
         if told["output_type"] == "error":
             return fence(f"{told['ename']}: {told['evalue']}", "{ .text .output }")
@@ -179,6 +198,8 @@ class Page:
         if "application/vnd.plotly.v1+json" in data:
             return self.figure(data["application/vnd.plotly.v1+json"])
         if "application/vnd.jupyter.widget-view+json" in data:
+            if BAR.search("".join(data.get("text/plain", ""))):
+                return ""
             return '<p class="widget">Controls and a picture, which live in JupyterLab.</p>'
         for kind, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
             if kind in data:
@@ -190,12 +211,12 @@ class Page:
                 return f'<img class="output" alt="what the cell shows" src="{source}">'
         for kind in ("image/svg+xml", "text/html"):
             if kind in data:
-                text = FOLDED.sub("", "".join(data[kind]))
+                text = without_places(FOLDED.sub("", "".join(data[kind])))
                 text = "\n".join(line for line in text.splitlines() if line.strip())
                 return f'<div class="output">\n{text}\n</div>'
         if "text/markdown" in data:
             return "".join(data["text/markdown"])
-        text = "".join(data.get("text/plain", ""))
+        text = without_places("".join(data.get("text/plain", "")))
         return fence(text, "{ .text .output }") if text else ""
 
     def entry(self, told: Name, level: int = 3, owner: str = "") -> str:
@@ -245,13 +266,14 @@ class Page:
         if "parameters" in cell["metadata"].get("tags", []):
             return self.parameters(source)
         if "injected-parameters" in cell["metadata"].get("tags", []):
-            return "These pages were made with:\n\n" + fence(source.removeprefix("# Parameters\n"))
+            given = without_places(source.removeprefix("# Parameters\n"))
+            return "These pages were made with:\n\n" + fence(given)
         if source == "before = dict(globals())":
             return ""
         if not self.module and imports_only(source):
             return fold("Imports", fence(source))
         head = self.exported(source) if told.keys() & {"export", "exporti"} else fence(source)
-        outputs = (self.output(one) for one in cell.get("outputs", []))
+        outputs = (self.output(one) for one in joined(cell.get("outputs", [])))
         return "\n\n".join([part for part in (head, *outputs) if part])
 
     def contents(self) -> str:
