@@ -19,9 +19,9 @@ from cyborg.runs import read_history
 from cyborg.settings import preset_config
 from cyborg.training import train
 
-SETS = ("ffhq140k", "composites")
-RATES = (0.005, 0.02, 0.08)
-DECAYS = (3e-3, 1e-2, 3e-2, 1e-1)
+PAIRS = (("lite0", "ffhq140k"), ("inception_v3", "ffhq140k"), ("lite0", "composites"))
+RATES = (0.08, 0.3, 1.0)
+DECAYS = (1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (100, 101)  # none of the study's
 SCENARIOS = {"classical": {"alpha": 1.0}, "cyborg": {}}
 
@@ -74,7 +74,8 @@ def main(
     found = networks(Path(inception).resolve())
     rates: list[dict] = []
     decays: list[dict] = []
-    for (name, of), set_ in product(found.items(), SETS):
+    for name, set_ in PAIRS:
+        of = found[name]
         for (scenario, own), lr, seed in product(SCENARIOS.items(), RATES, SEEDS):
             auc, length = probe(data, runs, set_, **of, **own, lr=lr, seed=seed)
             row = {"network": name, "set": set_, "scenario": scenario, "lr": lr}
