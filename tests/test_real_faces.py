@@ -394,9 +394,10 @@ def test_the_protocol_counts_unseen_sources_only(tmp_path):
     aucs = found[found["measure"] == "macro AUC"].set_index(["scenario", "seed"])["value"]
     assert set(results.test_predictions(runs["folder"][0])["source"]) == {"p", "q", "easy", "even"}
     assert aucs["classical"].tolist() == [0.5, 0.5] and aucs["cyborg"].tolist() == [1, 1]
-    table = results.compared(results.PRIMARY, found, runs)
+    table = results.compared(results.pairs_of(results.PRIMARY), found, runs)
     assert table["comparison"].tolist() == ["cyborg − classical", "cyborg − inverted"]
     assert table["difference"].tolist() == [0.5, 0.5]
+    assert (table["detectable"] >= 0).all()
     assert table["p_holm"].tolist() == [1.0, 1.0]  # two pairs: no p below 0.5
 
 

@@ -97,6 +97,13 @@ def text(
     return table.to_string(index=False, float_format="{:.3f}".format) + "\n"
 
 
+def pairs_of(
+    text: str,  # a-b,c-d
+) -> list[tuple[str, str]]:
+    "Pairs of scenarios."
+    return [tuple(pair.split("-")) for pair in text.split(",")]
+
+
 def report(
     table: pd.DataFrame,  # of `plan`, one set and one network
     scenarios: list[str],
@@ -133,7 +140,7 @@ def main(
 ):
     "Print the results of the protocol."
     study = read_study(study, runs)
-    pairs = [tuple(pair.split("-")) for pair in primary.split(",")]
+    pairs = pairs_of(primary)
     for (data, network), table in plan(study).groupby(["data", "network"], sort=False):
         print(f"== {data}, {network}: ", end="")
         known = [name for name in study.scenarios if name in set(table["scenario"])]
