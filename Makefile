@@ -113,8 +113,7 @@ study: venv
 explore: venv
 	@compgen -G 'runs/*/*/predictions.parquet' > /dev/null \
 	    || compgen -G 'runs/*/predictions.parquet' > /dev/null || $(MAKE) --no-print-directory train
-	@rm -rf $(VENV)/explore; mkdir $(VENV)/explore; cp nbs/explore_*.ipynb $(VENV)/explore
-	@CYBORG_RUNS="$(CURDIR)/runs" $(VENV)/bin/voila $(VENV)/explore
+	@$(VENV)/bin/cyborg explore "$(CURDIR)/runs"
 
 annotate: venv
 	@$(VENV)/bin/cyborg-annotate --demo

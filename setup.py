@@ -54,7 +54,7 @@ setup(
     # import hook, to which a folder named cyborg wherever papermill is started is preferred.
     package_dir={"": "."},
     packages=find_packages(include=[settings["lib_path"], settings["lib_path"] + ".*"]),
-    package_data={settings["lib_path"]: ["static/*"]},
+    package_data={settings["lib_path"]: ["static/*", "static/workbench/*"]},
     install_requires=settings["requirements"].split(),
     extras_require={
         key.removesuffix("_requirements"): value.split()

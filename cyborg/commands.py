@@ -8,9 +8,7 @@ __all__ = ['study_command', 'compare_command', 'score_command', 'export_command'
 
 # %% ../nbs/lib/24_commands.ipynb #b9d05a9d
 import os
-import shutil
 import stat
-import subprocess
 import sys
 import sysconfig
 from argparse import ArgumentParser
@@ -22,7 +20,6 @@ from functools import wraps
 from inspect import Parameter, signature
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -48,6 +45,8 @@ def _add_option(
     how |= {"type": kind} if kind in (int, float) else {}
     if given.kind is given.VAR_POSITIONAL:
         parser.add_argument(given.name, nargs="+", **how)
+    elif given.kind is given.POSITIONAL_ONLY and default is not given.empty:
+        parser.add_argument(given.name, nargs="?", default=default, **how)
     elif default is not given.empty:
         parser.add_argument(*names, default=default, **how)
     elif given.kind is given.KEYWORD_ONLY:
@@ -113,8 +112,11 @@ def run_command(
     "A command, from the words after its name."
     parser = add_options(ArgumentParser(name, description=_first_line(function)), function)
     options = vars(parser.parse_args(sys.argv[1:]))
-    several = [n for n, p in signature(function).parameters.items() if p.kind is p.VAR_POSITIONAL]
-    arguments = [word for name in several for word in options.pop(name)]
+    kinds = {name: given.kind for name, given in signature(function).parameters.items()}
+    single = [n for n, kind in kinds.items() if kind is Parameter.POSITIONAL_ONLY]
+    several = [n for n, kind in kinds.items() if kind is Parameter.VAR_POSITIONAL]
+    arguments = [options.pop(name) for name in single]
+    arguments += [word for name in several for word in options.pop(name)]
     started(name.partition(" ")[0], function, errors, *arguments, **options)
 
 # %% ../nbs/lib/24_commands.ipynb #0ed6b76d
@@ -287,11 +289,10 @@ def _notebook_command(name: str) -> Callable[[], None]:
 
 
 def explore_command() -> None:
-    "The explorer's pages in the browser, with voila's options."
-    with TemporaryDirectory() as folder:
-        for path in NOTEBOOKS.glob("explore_*.ipynb"):
-            shutil.copy(path, folder)
-        raise SystemExit(subprocess.call([sys.executable, "-m", "voila", folder, *sys.argv[1:]]))
+    "The workbench in the browser."
+    from cyborg.explore.workbench import explore
+
+    run_command("cyborg explore", explore)
 
 
 COMMANDS: dict[str, Callable[[], None]] = {

@@ -426,16 +426,17 @@ def _sides(
     return [key for key in means.keys if key not in people], people
 
 
-def _mean_maps(
+def means_of(
     means: RunningMean,  # of mean_maps.npz
     training: RunningMean | str,  # as for `_training_mean`, or why there is none
-    source: str,  # empty: all
-    label: str,  # empty: all
+    source: str | Collection[str] = "",  # one or several; empty: all
+    label: str | Collection[str] = "",  # one or several; empty: all
 ) -> MeanMaps:
     "The means over one choice of test images."
     models, people = _sides(means)
     for position, wanted in enumerate((source, label)):
-        models = [k for k in models if not wanted or k.rsplit("|", 1)[position] == wanted]
+        names = {wanted} if isinstance(wanted, str) else {*wanted}
+        models = [k for k in models if not wanted or k.rsplit("|", 1)[position] in names]
     people = [key for key in people if key.removeprefix("human|") in models]
     (model, n_model), (human, n_human) = (_average(means, keys) for keys in (models, people))
     labels = {key.rpartition("|")[2] for key in models}
@@ -443,21 +444,11 @@ def _mean_maps(
     return MeanMaps(model, human, n_model, n_human, *beside)
 
 
-def read_mean_maps(
+def read_means(
     folder: str | Path,  # of `predict`
-    source: str = "",  # empty: all
-    label: str = "",  # empty: all
     training: RunningMean | None = None,  # of training images; None: as the run kept them
-) -> MeanMaps:  # without maps where there is no such image
-    "Mean model saliency and mean human map over sources and labels."
-    return _mean_maps(*_read_means(folder, training), source, label)
-
-
-def _read_means(
-    folder: str | Path,
-    training: RunningMean | None,
 ) -> tuple[RunningMean, RunningMean | str]:  # of test and of training, or why that is not there
-    "What `_mean_maps` puts together."
+    "What `means_of` puts together."
     path = Path(folder) / "mean_maps.npz"
     with reading(path, "mean maps; predict makes them anew (overwrite=True)", PredictionsError):
         means = RunningMean.load(path)
@@ -466,19 +457,28 @@ def _read_means(
     except (FileNotFoundError, PredictionsError) as error:
         return means, str(error)
 
+# %% ../nbs/lib/19_predictions.ipynb #rdmeanmp
+def read_mean_maps(
+    folder: str | Path,  # of `predict`
+    source: str = "",  # empty: all
+    label: str = "",  # empty: all
+    training: RunningMean | None = None,  # of training images; None: as the run kept them
+) -> MeanMaps:  # without maps where there is no such image
+    "Mean model saliency and mean human map over sources and labels."
+    return means_of(*read_means(folder, training), source, label)
+
 # %% ../nbs/lib/19_predictions.ipynb #c9bfd295
 def mean_agreement(
     folder: str | Path,  # of `predict`
     training: RunningMean | None = None,  # as for `read_mean_maps`
 ) -> pd.DataFrame:  # source, label ("" for all), n_images, n_training, METRICS, reason
     "Agreement of mean model saliency with the mean human map of training images of these classes."
-    means, training = _read_means(folder, training)
+    means, training = read_means(folder, training)
     sources, labels = zip(*(key.rsplit("|", 1) for key in _sides(means)[0]), strict=True)
     choices = [("", ""), *(("", label) for label in sorted({*labels}))]
     choices += [(source, "") for source in sorted({*sources})]
     rows = [
-        {"source": source, "label": label}
-        | _mean_agreed(_mean_maps(means, training, source, label))
+        {"source": source, "label": label} | _mean_agreed(means_of(means, training, source, label))
         for source, label in choices
     ]
     return pd.DataFrame(rows)

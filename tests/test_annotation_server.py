@@ -692,4 +692,4 @@ def test_static_files_are_there():
     here = Path(cyborg.__file__).parent / "static"
     wanted = {"brush.js", "brush.css", "study.js", "study.css", "study.html", "admin.js"}
     wanted |= {"drop.js", "drop.css", "figure.js", "follow.js", "card.md.jinja"}
-    assert wanted | {"admin.html"} == {path.name for path in here.iterdir()}
+    assert wanted | {"admin.html", "workbench"} == {path.name for path in here.iterdir()}

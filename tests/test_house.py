@@ -50,12 +50,13 @@ ROOMS = {
     "robustness",
     "people": "formats gaze tables turns store annotations exchange ceiling crowd progress "
     "server answers analysis detection granularity brush queue",
-    "prepare": "crop quality segmentation img2pose importers mentor sources",
+    "prepare": "crop landmarks quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
     "study": "runner words questions splits file fewer grid further collect run",
     "report": "tables examples printed differences enough fairness pooling protocols panels "
     "limits frozen headline export page",
-    "explore": "views tiles maps picture curves studies scoring",
+    "explore": "views tiles maps picture curves studies scoring choice regions desk "
+    "atlas gallery roster digest visitor annotators recipe workbench widget",
 }
 WINGS = {  # a wing: the wings it sees
     "measure": (),
@@ -64,7 +65,7 @@ WINGS = {  # a wing: the wings it sees
     "others": ("measure", "prepare"),
     "study": ("measure", "people", "others"),
     "report": ("measure", "others", "prepare"),
-    "explore": ("measure", "people", "others", "study", "prepare"),
+    "explore": ("measure", "people", "others", "study", "prepare", "report"),
 }
 FREE = {"commands", "terminal"}  # entry points, which import what they start
 
@@ -158,7 +159,7 @@ def test_no_public_name_twice():
 
 def test_the_door_is_no_wider_than_it_must_be():
     "Public is what another wing, a notebook to use or a user asks for; see exporti."
-    assert sum(len(public(path)) for path in modules().values()) <= 623
+    assert sum(len(public(path)) for path in modules().values()) <= 624
 
 
 def test_nothing_private_is_imported():
@@ -187,7 +188,8 @@ def test_modules_that_share_a_name_are_few():
     assert {name for name, n in names.items() if n > 1} <= {"tables", "frozen"}
 
 
-LIGHT = "settings manifest predictions runs explore.maps explore.curves explore.studies"
+LIGHT = "settings manifest predictions runs explore.maps explore.curves explore.studies "
+LIGHT += "explore.workbench"
 
 
 def test_who_only_looks_does_not_wait_for_torch():

@@ -9,7 +9,7 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "nbs"
 # These need runs to look at, or minutes: they have tests of their own.
-ELSEWHERE = {"train", "report", "explore_maps", "explore_runs"}
+ELSEWHERE = {"train", "report", "workbench", "explore_maps", "explore_runs"}
 PATHS = [p.relative_to(NOTEBOOKS).with_suffix("") for p in NOTEBOOKS.rglob("*.ipynb")]
 NAMES = sorted(p.as_posix() for p in PATHS if p.name not in ELSEWHERE)
 

@@ -195,10 +195,8 @@ def test_report_of_the_study(commands, studied):
 
 
 def test_explorer_is_served(commands, studied):
-    if run(commands / "python", "-c", "import voila", cwd=studied).returncode:
-        pytest.skip("voila is not installed")
     port = free_port()
-    words = ["explore", "--no-browser", f"--port={port}"]
+    words = ["explore", "runs", "--no_browser", f"--port={port}"]
     child = start(commands / "cyborg", *words, cwd=studied)
     try:
         page, late = "", time.monotonic() + 60
@@ -208,7 +206,7 @@ def test_explorer_is_served(commands, studied):
             time.sleep(0.5)
     finally:
         end(child)
-    assert "Voilà Home" in page  # the list of its pages is made by the browser
+    assert "cyborg workbench" in page
 
 
 PAGE = (PAGES / "python.md").read_text(encoding="utf-8")

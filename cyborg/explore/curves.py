@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from markupsafe import Markup, escape
 
 from .maps import control_row, said
-from .views import Curve, RunView, find_runs
+from .views import Curve, RunView, find_runs, grouped
 from cyborg.figures import (
     accuracy_curves,
     add_roc_band,
@@ -70,18 +70,6 @@ def settings_html(
     return markup(_SETTINGS, names=list(table), rows=rows, differs=lambda v: len(set(v)) > 1)
 
 # %% ../../nbs/lib/explore/04_curves.ipynb #749101f0
-def grouped(
-    runs: Sequence[RunView],
-) -> dict[str, list[RunView]]:
-    "Runs by scenario, and by network where there are several."
-    several = len({run.network for run in runs}) > 1
-    groups = {}
-    for run in runs:
-        name = f"{run.network}, {run.scenario}" if several else run.scenario
-        groups.setdefault(name, []).append(run)
-    return groups
-
-
 def roc_bands(
     runs: Sequence[RunView],  # finished
     source: str = "",  # a synthetic source; empty: all against all

@@ -22,7 +22,14 @@ from ..files import file_stamp, kept
 from ..manifest import METRICS, data_name, manifest_root
 from ..measure.measures import Measured, measured, remembered, training_maps_file
 from ..measure.statistics import known_intervals
-from ..predictions import MeanMaps, predicted_with, read_maps, read_mean_maps, read_predictions
+from cyborg.predictions import (
+    MeanMaps,
+    means_of,
+    predicted_with,
+    read_maps,
+    read_means,
+    read_predictions,
+)
 from ..runs import read_history, run_record
 from ..saliency import RunningMean
 from ..settings import run_config
@@ -102,13 +109,23 @@ def history(
 @patch
 def mean_maps(
     self: RunView,
-    source: str = "",  # empty: all
-    label: str = "",  # empty: all
+    source: str | tuple[str, ...] = "",  # one or several; empty: all
+    label: str | tuple[str, ...] = "",  # one or several; empty: all
 ) -> MeanMaps:
     "Mean model saliency, mean human map, and that of the training images."
     if (source, label) not in self._means:
-        self._means[source, label] = read_mean_maps(self.folder, source, label, self._people)
+        self._means[source, label] = means_of(*self._read_means, source, label)
     return self._means[source, label]
+
+
+@patch(as_prop=True)
+def _read_means(
+    self: RunView,
+) -> tuple[RunningMean, RunningMean | str]:  # of test and of training, or why that is not there
+    "Every mean the run keeps, read once."
+    if "_kept_means" not in self.__dict__:
+        self._kept_means = read_means(self.folder, self._people)
+    return self._kept_means
 
 
 @patch(as_prop=True)
@@ -269,6 +286,18 @@ def data_sets(
     names = Counter(group[0].data for group in groups.values())
     tail = lambda run: f" ({run.folder.name})" if names[run.data] > 1 else ""  # noqa: E731
     return {f"{group[0].data}{tail(group[0])}": group for group in groups.values()}
+
+# %% ../../nbs/lib/explore/00_views.ipynb #68e0bb03
+def grouped(
+    runs: Sequence[RunView],
+) -> dict[str, list[RunView]]:
+    "Runs by scenario, and by network where there are several."
+    several = len({run.network for run in runs}) > 1
+    groups = {}
+    for run in runs:
+        name = f"{run.network}, {run.scenario}" if several else run.scenario
+        groups.setdefault(name, []).append(run)
+    return groups
 
 # %% ../../nbs/lib/explore/00_views.ipynb #e4ba6b99
 def find_studies(

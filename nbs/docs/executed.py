@@ -170,7 +170,7 @@ def execute_used(jobs: int) -> Iterable[Executed]:
     first = {"train": {}, "prepare": {}, "annotate": {}, "human_study": {}, "autoencoder": {}}
     then = {"study": {"file": str(study), "workers": jobs}}
     last = {"report": {"folder": str(EXECUTED / "runs" / "pages"), "vector": False}}
-    last |= {"explore_maps": {}, "explore_runs": {}}
+    last |= {"workbench": {}, "explore_maps": {}, "explore_runs": {}}
     before = stamp(house / "study.ipynb", study.read_text(), stamp(house / "train.ipynb"))
     told = EXECUTED / "runs" / "stamp"  # runs of other code are not shown beside those of this
     if not told.is_file() or told.read_text() != before:

@@ -85,7 +85,7 @@ def listed(paths: list[Path], page: str) -> str:
 
 def notebooks_section() -> dict:
     "Pages of the notebooks to use, and the one that lists them."
-    order = ["train", "study", "report", "explore_maps", "explore_runs", "prepare"]
+    order = ["train", "study", "report", "workbench", "explore_maps", "explore_runs", "prepare"]
     order += ["annotate", "human_study", "autoencoder"]
     paths = sorted(
         (ROOT / "nbs").glob("*.ipynb"),

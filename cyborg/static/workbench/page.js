@@ -1,0 +1,3 @@
+import { openPage } from "./main.js";
+
+openPage();
