@@ -20,7 +20,7 @@ from cyborg.settings import preset_config
 from cyborg.training import train
 
 PAIRS = (("lite0", "ffhq140k"), ("inception_v3", "ffhq140k"), ("lite0", "composites"))
-RATES = (0.08, 0.3, 1.0)
+RATES = (0.08, 0.3, 1.0, 3.0)
 DECAYS = (1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (100, 101)  # none of the study's
 SCENARIOS = {"classical": {"alpha": 1.0}, "cyborg": {}}
