@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from inspect import signature
 from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -38,7 +39,6 @@ from cyborg.manifest import (
     with_protocol,
 )
 from ..others.scorers import TRUST
-from ..people.crowd import signature
 from ..settings import PRESETS, SETTINGS, RunConfig, SettingsError, preset_config
 from .questions import Annotators, Groups, MapsShare, Point, Pool, points
 from .splits import Fold, SplitProtocol, fold_manifest, folds_of

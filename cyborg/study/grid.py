@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from ..demo import make_demo
 from ..epoch import build_network, run_epoch
 from ..files import Bar, Finding, did_you_mean, over_files
 from ..findings import read_checked, validate, validate_once
-from ..forward import choose_precision
+from ..forward import choose_precision, evaluation_mode
 from cyborg.manifest import (
     SPLITS,
     Manifest,
@@ -67,6 +68,7 @@ from cyborg.trial import (
     network_bytes,
     run_bytes,
 )
+from ..tuning import reads_kept
 
 # %% ../../nbs/lib/study/02_grid.ipynb #9686780a
 # What a step depends on; the same for all seeds and all images.
@@ -491,37 +493,47 @@ def _least(step: Callable[[], Any], times: int) -> float:  # seconds
     return min(seconds)
 
 
+def _of_an_image(
+    step: Callable[[Batch], Any],
+    few: Batch,
+    whole: Batch,
+) -> float:  # seconds
+    "Time of an image in a step; from few of them where that is long enough to be told."
+    short, on_cpu = _least(lambda: step(few), 2), whole.image.device.type == "cpu"
+    if on_cpu and short > _LONG:
+        return short / len(few.label)
+    return _least(lambda: step(whole), 3) / len(whole.label)
+
+
 def _image_seconds(
     config: RunConfig,
     threads: int,
-) -> dict[str, float]:  # train, val
-    "Time of an image in a step, from a few steps on made-up images."
+) -> dict[str, float]:  # train, val; pass: the one through a network whose features are kept
+    "Time of an image, from a few steps on made-up images."
     before = torch.get_num_threads()
     network = config.guided_by.add_to(build_network(config, 2, "none"))
     accelerator = Accelerator(cpu=config.device == "cpu")
     precision, _ = choose_precision(network, accelerator.device, config.precision)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
     state, costs = new_state(network, config), {}
-    few, whole = (
+    batches = [
         Batch(*(t.to(accelerator.device) for t in made_up(network, n)))
         for n in (2, config.batch_size)
+    ]
+    features = lambda batch: network(batch.image).features.half()  # noqa: E731
+    step = lambda optimizer, batch: run_epoch(  # noqa: E731
+        network, [batch], config, accelerator, precision, optimizer
     )
     try:
         torch.set_num_threads(threads)
+        if reads_kept(config, network):
+            with torch.inference_mode(), evaluation_mode(network):
+                costs["pass"] = _of_an_image(features, *batches)
+                kept = [features(batch) for batch in batches]
+            pairs = zip(batches, kept, strict=True)
+            batches = [batch._replace(image=image.clone()) for batch, image in pairs]
         for split, optimizer in (("train", state.optimizer), ("val", None)):
-            step = lambda batch: run_epoch(  # noqa: E731
-                network,
-                [batch],
-                config,
-                accelerator,
-                precision,
-                optimizer,  # noqa: B023
-            )
-            short = _least(lambda: step(few), 2)  # noqa: B023
-            if accelerator.device.type == "cpu" and short > _LONG:
-                costs[split] = short / len(few.label)
-            else:
-                costs[split] = _least(lambda: step(whole), 3) / config.batch_size  # noqa: B023
+            costs[split] = _of_an_image(partial(step, optimizer), *batches)
     finally:
         torch.set_num_threads(before)
     return costs
@@ -531,10 +543,12 @@ def _seconds(
     config: RunConfig,
     images: Mapping[str, int],
     costs: Mapping[str, float],  # of `_image_seconds`
+    first: bool = True,  # of those that read the same features
 ) -> float:
     "Time of a run."
     epochs = config.epochs * (costs["train"] * images["train"] + costs["val"] * images["val"])
-    return OVERHEAD + epochs + costs["val"] * images["test"]
+    passing = costs.get("pass", 0.0) * sum(images.values()) if first else 0.0
+    return OVERHEAD + epochs + costs["val"] * images["test"] + passing
 
 
 def run_seconds(
@@ -548,7 +562,7 @@ def run_seconds(
 
 def _cost_key(config: RunConfig) -> tuple:
     "What the time of an image depends on."
-    names = "arch size output_stride batch_size precision device attention"
+    names = "arch size output_stride batch_size precision device attention train keep_features"
     key = tuple(getattr(config, name) for name in names.split())
     return key if config.alpha == 1 else (*key, config.guidance, config.map_kind)
 
@@ -573,5 +587,9 @@ def estimate(
         bar.set_postfix_str(f"{config.arch}, {config.scenario}")
         known[key] = _image_seconds(config, threads)
     configs = [run.config for run in runs]
-    seconds = [_seconds(c, images[c.manifest], known[_cost_key(c)]) for c in configs]
+    seconds, seen = [], set()
+    for c in configs:
+        kept = (c.manifest, c.arch, c.size)
+        seconds.append(_seconds(c, images[c.manifest], known[_cost_key(c)], kept not in seen))
+        seen.add(kept)
     return pd.Series(seconds, name="seconds")
