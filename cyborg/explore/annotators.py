@@ -25,7 +25,7 @@ from ..people.annotations import subject_summary
 from ..people.ceiling import annotation_rows, find_annotations, inter_annotator
 from ..people.store import AnnotationStore
 
-# %% ../../nbs/lib/explore/15_annotators.ipynb #44dec5e5
+# %% ../../nbs/lib/explore/15_annotators.ipynb #6449869c
 def _stored(
     run: RunView,
 ) -> Path | None:  # None where there is none
@@ -53,7 +53,8 @@ def people_table(
     agreement: Mapping[str, float],  # of each subject with the others
 ) -> pd.DataFrame:  # a row a subject
     "What each subject did, how well and how fast, and who is left out."
-    summary, asked = subject_summary(table), table[table["kind"] != "practice"]
+    told = table.assign(covered=table["covered"].fillna(0))  # else each stroke would be painted
+    summary, asked = subject_summary(told), table[table["kind"] != "practice"]
     groups = asked.groupby("subject")
     trials = asked[asked["trial"] != ""].groupby("subject")["trial"].nunique()
     found = pd.DataFrame({"images": groups["image"].nunique(), "answers": trials})
@@ -65,8 +66,8 @@ def people_table(
     found["excluded"] = summary["excluded"]
     return found.reset_index()
 
-# %% ../../nbs/lib/explore/15_annotators.ipynb #af560c7c
-COMPARED, CELLS_COMPARED = 300, 28  # images; cells a side
+# %% ../../nbs/lib/explore/15_annotators.ipynb #0970c94e
+COMPARED, CELLS_COMPARED = 100, 28  # images; cells a side
 
 
 def subject_agreements(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/explore/10_atlas.ipynb #975b17c9
+# %% ../../nbs/lib/explore/10_atlas.ipynb #2908ad60
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -14,22 +15,77 @@ import numpy as np
 import pandas as pd
 
 from ..cache import ImageError, decode_image
+from .choice import Choice, fitting_rows
 from .desk import Desk, View, packed, plain, table_of
 from .regions import Regions, find_regions, moved, region_figure, share_table
-from .tiles import Averages, annotator_rows, average_maps, ceiling_words
-from .views import RunView
+from cyborg.explore.tiles import (
+    Averages,
+    annotator_rows,
+    average_maps,
+    ceiling_words,
+    human,
+)
+from .views import ExploreError, RunView
 from ..files import safe_path
 from ..saliency import agreement, resize_map
 
-# %% ../../nbs/lib/explore/10_atlas.ipynb #902d11b3
+# %% ../../nbs/lib/explore/10_atlas.ipynb #30e89bad
+_BY_ROW = ("scores", "agreements", "errors", "wrong", "right", "lasso", "find")
+HUMAN_READ = 300  # human maps of a range or a lasso that are averaged, spread over them
+
+
 def averages_of(
+    desk: Desk,
     view: View,
 ) -> dict[str, Averages]:  # by scenario, and by network where there are several
-    "Mean maps of each group of runs, over the chosen sources and labels."
+    "Mean maps of each group of runs, over the images that are chosen."
+    if any(getattr(view.choice, name) != getattr(Choice(), name) for name in _BY_ROW):
+        return _over_rows(desk, view)
     return {
         name: average_maps(runs, view.choice.source, view.choice.label)
         for name, runs in view.groups.items()
     }
+
+
+def _over_rows(
+    desk: Desk,
+    view: View,
+) -> dict[str, Averages]:
+    "Means over single images, from the maps that the runs keep of each."
+    table, names = table_of(desk, view), [*view.groups]
+    rows = np.sort(fitting_rows(table, names, view.choice))
+    if not len(rows):
+        raise ExploreError("no image fits this choice")
+    mean_human, n = _human_mean(view.runs[0], table["map"].iloc[rows])
+    about = f"{n:,} human maps, of {len(rows):,} images" if n else "no image of these has one"
+    found = {}
+    for name, runs in view.groups.items():
+        models = {run.name: run.maps[rows].mean(axis=0, dtype=np.float64) / 255 for run in runs}
+        mean, counts = {name: np.mean([*models.values()], axis=0)}, {name: len(runs)}
+        found[name] = Averages(mean_human, models, mean, counts, len(rows), n, {}, about=about)
+    return found
+
+
+@lru_cache(maxsize=20_000)  # of some hundred bytes
+def _human_cells(
+    run: RunView,
+    name: str,  # of the map
+) -> np.ndarray | None:  # (h, w); None where it is gone
+    "A human map in the cells of a run."
+    map = human(run, name).pixels
+    return None if map is None else resize_map(map, run.maps.shape[1:])
+
+
+def _human_mean(
+    run: RunView,
+    names: pd.Series,  # of human maps, empty where there is none
+) -> tuple[np.ndarray | None, int]:  # (h, w), and the maps behind it
+    "The mean of some human maps, in the cells of the run."
+    there = [name for name in names if name]
+    chosen = np.linspace(0, len(there) - 1, min(HUMAN_READ, len(there))).astype(int)
+    maps = [_human_cells(run, there[i]) for i in chosen]
+    maps = [map for map in maps if map is not None]
+    return (np.mean(maps, axis=0) if maps else None), len(maps)
 
 
 def mean_of(
@@ -50,7 +106,7 @@ def _agreed(
     found = agreement(map[None].astype(np.float32), human[None].astype(np.float32))
     return {name: float(found[name][0]) for name in ("cc", "sim")}
 
-# %% ../../nbs/lib/explore/10_atlas.ipynb #97cc2c66
+# %% ../../nbs/lib/explore/10_atlas.ipynb #918ed60f
 def _group_words(
     found: Averages,
     runs: Sequence[RunView],
@@ -82,9 +138,10 @@ def maps_answer(
     view: View,
 ) -> dict[str, Any]:
     "Everything the tab draws."
-    groups = averages_of(view)
+    groups = averages_of(desk, view)
     people, ceiling = _people(groups), ceiling_words(annotator_rows(view.runs))
-    about = f"human maps of {people.n_human:,} test images" if people.n_human else people.about
+    words = f"human maps of {people.n_human:,} test images" if people.n_human else people.about
+    about = people.about if people.n_human and people.n_human < people.n_model else words
     return plain(
         {
             "human": packed(people.human),
@@ -100,7 +157,7 @@ def maps_answer(
         }
     )
 
-# %% ../../nbs/lib/explore/10_atlas.ipynb #013ccd2c
+# %% ../../nbs/lib/explore/10_atlas.ipynb #e6e36a3e
 FACES = 24  # that are averaged
 
 
@@ -110,32 +167,28 @@ def mean_face(
     side: int = 256,  # pixels
 ) -> np.ndarray | None:  # (side, side, 3) uint8; None where no picture is there
     "Average of a few of the chosen pictures, kept."
-    source, label = view.choice.source, view.choice.label
-    run = view.runs[0]
-    key = "face", run.settings["manifest"], str(run.root), source, label, side
-    return desk.kept.get(key, lambda: _average(run, table_of(desk, view), source, label, side))
+    run, table = view.runs[0], table_of(desk, view)
+    rows = np.sort(fitting_rows(table, [*view.groups], view.choice))
+    chosen = rows[np.linspace(0, len(rows) - 1, min(FACES, len(rows))).astype(int)]
+    key = "face", run.settings["manifest"], str(run.root), tuple(chosen.tolist()), side
+    return desk.kept.get(key, lambda: _average(run, table["image"].iloc[chosen], side))
 
 
 def _average(
     run: RunView,
-    table: pd.DataFrame,  # of `image_table`
-    source: Sequence[str],  # empty: all
-    label: Sequence[str],  # empty: all
+    images: pd.Series,  # names
     side: int,
 ) -> np.ndarray | None:
     "The mean of some pictures; those that are gone are left out."
-    keep = table["source"].isin(source or table["source"].unique())
-    images = table["image"][keep & table["label"].isin(label or table["label"].unique())]
-    places = np.linspace(0, len(images) - 1, min(FACES, len(images))).astype(int)
     total, n = np.zeros((side, side, 3)), 0
-    for name in images.iloc[places]:
+    for name in images:
         try:
             total, n = total + decode_image(str(safe_path(run.root, name)), side), n + 1
         except (ImageError, OSError, ValueError):
             continue
     return np.rint(total / n).astype(np.uint8) if n else None
 
-# %% ../../nbs/lib/explore/10_atlas.ipynb #0ff1881f
+# %% ../../nbs/lib/explore/10_atlas.ipynb #74bc1068
 def _seed_maps(
     groups: Mapping[str, Averages],
     view: View,
@@ -150,13 +203,14 @@ def _seed_maps(
 
 
 def region_table(
+    desk: Desk,
     view: View,
 ) -> tuple[pd.DataFrame, Regions] | str:  # of `share_table`; or why there is none
     "Shares of saliency by region, run by run."
     regions = find_regions(view.runs[0])
     if isinstance(regions, str):
         return regions
-    maps = _seed_maps(averages_of(view), view)
+    maps = _seed_maps(averages_of(desk, view), view)
     return (share_table(maps, regions), regions) if maps else "no run has mean maps"
 
 
@@ -165,7 +219,7 @@ def regions_answer(
     view: View,
 ) -> dict[str, Any]:  # figure, sentences, table, outlines; or why
     "The chart of regions, and what can be read off it."
-    found = region_table(view)
+    found = region_table(desk, view)
     if isinstance(found, str):
         return {"why": found}
     shares, regions = found

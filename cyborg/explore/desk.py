@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/explore/09_desk.ipynb #f3f2ab88
+# %% ../../nbs/lib/explore/09_desk.ipynb #9a4c8811
 import base64
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from threading import RLock, Thread
+from threading import Lock, RLock, Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ from cyborg.explore.views import (
 from ..figures import scenario_style
 from ..overlays import colour_table
 
-# %% ../../nbs/lib/explore/09_desk.ipynb #fc7e9eba
+# %% ../../nbs/lib/explore/09_desk.ipynb #9e8ce3e7
 class Kept:
     "The last things that were made, by their key."
 
@@ -38,7 +38,8 @@ class Kept:
         self,
         most: int,  # things
     ):
-        self.most, self.things, self.lock = most, OrderedDict(), RLock()
+        self.most, self.things, self.lock = most, OrderedDict(), Lock()
+        self.making: dict[Hashable, RLock] = {}  # whoever asks for the same waits, nobody else does
 
     def get(
         self,
@@ -47,12 +48,19 @@ class Kept:
     ) -> Any:
         "What is kept under the key; made where there is none."
         with self.lock:
+            own = self.making.setdefault(key, RLock())
+        with own:
             if key not in self.things:
-                self.things[key] = make()
+                found = make()
+                with self.lock:
+                    self.things[key] = found
+        with self.lock:
+            self.making.pop(key, None)
+            found = self.things[key]
             self.things.move_to_end(key)
             while len(self.things) > self.most:
                 self.things.popitem(last=False)
-            return self.things[key]
+            return found
 
 # %% ../../nbs/lib/explore/09_desk.ipynb #51e9bb54
 def plain(
@@ -102,7 +110,7 @@ def _shelf(
         sets = data_sets([run for run in runs if run.finished])
     return Shelf(folder, runs, sets, [str(warning.message) for warning in caught])
 
-# %% ../../nbs/lib/explore/09_desk.ipynb #d20ceb97
+# %% ../../nbs/lib/explore/09_desk.ipynb #ac9362d5
 class View(NamedTuple):
     "What a choice comes to."
 
@@ -122,7 +130,7 @@ class Desk:
         self.folder = Path(folder).expanduser()
         self.tables, self.kept = Kept(8), Kept(512)
         self.networks = Kept(4)  # large
-        self._shelves: dict[Path, Shelf] = {}
+        self._shelves: dict[str, Shelf] = {}  # by what was asked for
         self._lock = RLock()
         self.worker: Thread | None = None  # that measures runs
         self.failed: set[RunView] = set()  # that could not be measured
@@ -143,18 +151,17 @@ class Desk:
         done = (path for path in studies.values() if found_runs(path, "*/predictions.parquet"))
         folder = studies[study] if study else next(done, next(iter(studies.values())))
         with self._lock:
-            known = self._shelves[folder].runs if folder in self._shelves else ()
-            self._shelves[folder] = _shelf(folder, known)
-            return self._shelves[folder]
+            known = [shelf.runs for shelf in self._shelves.values() if shelf.folder == folder]
+            self._shelves[study] = _shelf(folder, known[-1] if known else ())
+            return self._shelves[study]
 
     def shelf(
         self,
         study: str = "",
     ) -> Shelf:
         "A study as it was when it was last looked at."
-        folder = self.studies.get(study) if study else None
         with self._lock:
-            return self._shelves.get(folder) or self.look(study)
+            return self._shelves.get(study) or self.look(study)
 
 # %% ../../nbs/lib/explore/09_desk.ipynb #32fc12f2
 def view_of(

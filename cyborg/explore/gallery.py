@@ -74,12 +74,12 @@ def picture_bytes(
     except (ImageError, OSError, ValueError) as error:
         raise ExploreError(f"{name}: {error}") from error
 
-# %% ../../nbs/lib/explore/11_gallery.ipynb #5b0b15b3
-HUMAN_SIDE = 56  # cells a side of a human map in the grid
+# %% ../../nbs/lib/explore/11_gallery.ipynb #67ab29b8
+HUMAN_SIDE = 28  # cells a side of a human map in the grid
 
 
 @lru_cache(maxsize=4000)  # of 12 kB or so
-def _human_cells(
+def _small_human(
     run: RunView,
     name: str,  # of the map; empty: none
 ) -> np.ndarray | None:  # (h, w) float32
@@ -121,7 +121,7 @@ def _tile(
     tile["cc"] = {name: entry[f"cc {name}"] for name in names}
     tile["wrong"] = [name for name in names if entry[f"error {name}"] > 0.5]
     if layer == "human":
-        tile["map"] = packed(_human_cells(view.runs[0], entry["map"]))
+        tile["map"] = packed(_small_human(view.runs[0], entry["map"]))
     elif layer in view.groups:
         tile["map"] = packed(stored_mean(view.groups[layer], row))
     return tile

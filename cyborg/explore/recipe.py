@@ -18,7 +18,7 @@ from .desk import Desk
 from .views import ExploreError
 from ..figures import on_paper, write_figures
 
-# %% ../../nbs/lib/explore/16_recipe.ipynb #ed27121c
+# %% ../../nbs/lib/explore/16_recipe.ipynb #4dd11d92
 _CHOSEN = """from cyborg.explore.choice import Choice
 from cyborg.explore.desk import Desk, view_of
 
@@ -28,10 +28,10 @@ view = view_of(desk, {choice})
 _MAPS = """from cyborg.explore.atlas import averages_of, mean_of, region_table
 from cyborg.overlays import map_grid
 
-found = averages_of(view)
+found = averages_of(desk, view)
 people = {"people": next((one.human for one in found.values() if one.human is not None), None)}
 figure = map_grid({"mean": people | {name: mean_of(one) for name, one in found.items()}})
-shares = region_table(view)  # (table, regions), or why there is none
+shares = region_table(desk, view)  # (table, regions), or why there is none
 """
 _IMAGES = """from cyborg.explore.choice import fitting_rows
 from cyborg.explore.desk import table_of

@@ -65,7 +65,7 @@ def _auc_words(
             return {"of": name, **rows.loc[name, ["auc", "low", "high"]].to_dict()}
     return {}
 
-# %% ../../nbs/lib/explore/12_roster.ipynb #2ba52acd
+# %% ../../nbs/lib/explore/12_roster.ipynb #0f4fb06e
 SPARKS = ("val_loss", "val_auc")  # columns of a history that are drawn small
 _POINTS = 60  # of a spark
 
@@ -138,7 +138,8 @@ def runs_answer(
 ) -> dict[str, Any]:
     "The table of runs as they are now."
     runs = listed_runs(desk.look(choice.study), choice)
-    differing = differing_settings(runs) if runs else []
+    key = "differing", tuple((run.folder, str(run.stamp)) for run in runs)
+    differing = desk.kept.get(key, lambda: differing_settings(runs) if runs else [])
     waiting = measure_ahead(desk, runs)
     columns = list(dict.fromkeys(name for run in runs for name in _history(run)))
     return plain(
@@ -151,7 +152,7 @@ def runs_answer(
         }
     )
 
-# %% ../../nbs/lib/explore/12_roster.ipynb #00c6c7a6
+# %% ../../nbs/lib/explore/12_roster.ipynb #2bf3a392
 def column_figure(
     runs: Sequence[RunView],
     column: str,  # of a history
@@ -177,9 +178,11 @@ def column_figure(
         figure.add_trace(go.Scatter(x=wide.index, y=mean, name=words, line=line, legendgroup=name))
         figure.data[-1].update(mode="lines+markers" if len(wide) < 3 else "lines")
     note = "Line: mean over runs; band: ±1 standard deviation; thin: single runs"
-    titled(figure, plotly_text(column.replace("_", " ")), note)
+    spoken = column.replace("val_", "validation ").replace("train_", "training ")
+    spoken = plotly_text(spoken.replace("_", " "))
+    titled(figure, spoken, note)
     figure.update_xaxes(title_text="epoch", rangemode="tozero")
-    return figure.update_yaxes(title_text=plotly_text(column.replace("_", " ")))
+    return figure.update_yaxes(title_text=spoken)
 
 
 def curves_answer(

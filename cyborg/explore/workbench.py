@@ -331,7 +331,7 @@ def application(
     known = ["*"] if host in ("0.0.0.0", "::") else ["127.0.0.1", "localhost", "[::1]", host]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, known)])
 
-# %% ../../nbs/lib/explore/17_workbench.ipynb #9112a388
+# %% ../../nbs/lib/explore/17_workbench.ipynb #a3d3b3f6
 PORT = 8866
 
 
@@ -352,8 +352,8 @@ def _free(
 def _warm(desk: Desk) -> None:
     "Read what the first page asks for, while the browser opens."
     with suppress(*REFUSED):
-        answer(desk, "offer", {})
-        answer(desk, "maps", {})
+        for name, more in (("offer", {}), ("maps", {}), ("images", {}), ("image", {"row": 0})):
+            answer(desk, name, more)
 
 
 def explore(

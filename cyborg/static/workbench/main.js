@@ -154,7 +154,7 @@ function themeButton(root) {
   const button = make("button", { type: "button", class: "wb-plain" });
   const use = (theme) => {
     if (theme) root.dataset.theme = theme; else delete root.dataset.theme;
-    button.textContent = `◐ ${names[theme]}`;
+    button.replaceChildren("◐", make("span", { class: "wb-theme-name" }, ` ${names[theme]}`));
     button.setAttribute("aria-label", `colours: ${names[theme]}; press for the next`);
     try { localStorage.setItem("cyborg-theme", theme); } catch { /* a page without storage keeps nothing */ }
   };

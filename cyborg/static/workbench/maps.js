@@ -7,7 +7,7 @@ import { makeChart } from "./chart.js";
 import { openLarge } from "./large.js";
 
 const agreed = (found) => (found.cc === undefined ? "" : `CC ${digits(found.cc)}, SIM ${digits(found.sim)}`);
-const ASKED = ["sort", "up", "find", "scores", "agreements", "errors", "wrong", "right", "lasso"]; // of no meaning for a mean map
+const ASKED = ["sort", "up"]; // of no meaning for a mean map
 
 export function mapsTab(bench) {
   const { store, carrier } = bench, probe = makeProbe();
@@ -96,7 +96,7 @@ export function mapsTab(bench) {
     if (store.get().outlines) redraw();
   }
 
-  const CHOSEN = ["tab", "study", "data", "network", "scenario", "seed", "source", "label"];
+  const CHOSEN = ["tab", "study", "data", "network", "scenario", "seed", "source", "label", "find", "scores", "agreements", "errors", "wrong", "right", "lasso"];
   return {
     element,
     show(state, keys) {

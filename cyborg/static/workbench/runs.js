@@ -31,6 +31,7 @@ function interval(row) {
   return svg;
 }
 
+const spoken = (name) => name.replace(/^val_/, "validation_").replace(/^train_/, "training_").replaceAll("_", " ");
 const AUC_OF = { macro_unseen: "mean of unseen generators", macro: "mean of all generators", pooled: "all images together" };
 
 export function runsTab(bench) {
@@ -50,7 +51,7 @@ export function runsTab(bench) {
 
   const COLUMNS = () => [
     ["run", (row) => row.name, (row) => make("span", { class: "wb-run" }, make("i", { class: "wb-dot", style: `--own:${bench.colour(row.scenario)}` }), row.name)],
-    ["network", (row) => row.network, (row) => row.network],
+    ...(new Set(rows.map((row) => row.network)).size > 1 ? [["network", (row) => row.network, (row) => row.network]] : []),
     ["scenario", (row) => row.scenario, (row) => row.scenario],
     ["seed", (row) => row.seed, (row) => String(row.seed)],
     ...found.differing.filter((name) => name !== "arch").map((name) => [name, (row) => row.settings[name], (row) => row.settings[name]]),
@@ -97,7 +98,7 @@ export function runsTab(bench) {
 
   function offered() {
     const options = found.figures, now = options.includes(store.get().curve) ? store.get().curve : options.find((name) => name === "val_loss") || options[0];
-    what.replaceChildren(...options.map((name) => make("option", { value: name, selected: name === now }, name.replaceAll("_", " "))));
+    what.replaceChildren(...options.map((name) => make("option", { value: name, selected: name === now }, spoken(name))));
     return now;
   }
 
