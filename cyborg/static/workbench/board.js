@@ -103,15 +103,16 @@ export function sideOf(room, height, n, captions = 76, gap = 14) {
   return { columns: best.columns, side: Math.floor(best.side) };
 }
 
-export function makeBoard(probe, { opened = null, height = () => innerHeight - 210, sized = true } = {}) {
+export function makeBoard(probe, { opened = null, height = () => innerHeight - 210, most = () => Infinity, sized = true } = {}) {
   const element = make("div", { class: "wb-board" });
-  const board = { element, probe, opened };
+  const board = { element, probe, opened, side: 0 };
   let cards = new Map(), how = {};
   const fit = () => {
     if (!sized || !element.clientWidth || !cards.size) return;
     const { columns, side } = sideOf(element.clientWidth, Math.max(300, height()), cards.size);
-    element.style.setProperty("--card", `${side}px`);
-    element.style.setProperty("--columns", columns);
+    board.side = Math.min(side, most());
+    element.style.setProperty("--card", `${board.side}px`);
+    element.style.setProperty("--columns", Math.max(columns, Math.min(cards.size, Math.floor((element.clientWidth + 14) / (board.side + 14)))));
   };
   new ResizeObserver(soon(fit)).observe(element);
   probe.listen((place) => { if (element.isConnected) cards.forEach((own) => mark(own, place)); });

@@ -12,7 +12,7 @@ const ASKED = ["sort", "up"]; // of no meaning for a mean map
 export function mapsTab(bench) {
   const { store, carrier } = bench, probe = makeProbe();
   const opened = (key) => openLarge(cards(), key, how(), probe);
-  const board = makeBoard(probe, { opened }), differences = makeBoard(probe, { opened });
+  const board = makeBoard(probe, { opened }), differences = makeBoard(probe, { opened, most: () => board.side || Infinity });
   const bar = makeBar("map"), differenceBar = makeBar("difference");
   const chart = makeChart(), sentences = make("div", { class: "wb-sentences", role: "status" });
   const regions = make("section", { class: "wb-panel", "aria-label": "Regions" }, make("h2", {}, "Regions"), sentences, chart.element);

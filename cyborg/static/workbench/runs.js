@@ -51,14 +51,14 @@ export function runsTab(bench) {
 
   const COLUMNS = () => [
     ["run", (row) => row.name, (row) => make("span", { class: "wb-run" }, make("i", { class: "wb-dot", style: `--own:${bench.colour(row.scenario)}` }), row.name)],
-    ...(new Set(rows.map((row) => row.network)).size > 1 ? [["network", (row) => row.network, (row) => row.network]] : []),
-    ["scenario", (row) => row.scenario, (row) => row.scenario],
-    ["seed", (row) => row.seed, (row) => String(row.seed)],
-    ...found.differing.filter((name) => name !== "arch").map((name) => [name, (row) => row.settings[name], (row) => row.settings[name]]),
     ["AUC", (row) => row.auc ?? -1, (row) => (row.auc === undefined ? (row.state === "finished" && found.waiting ? "measuring …" : "–") : make("span", { class: "wb-auc", title: `${AUC_OF[row.of]}; 95 % interval over images (DeLong)` }, make("b", {}, digits(row.auc, 3)), row.low === null ? "" : ` [${digits(row.low, 3)}, ${digits(row.high, 3)}]`, interval(row)))],
     ["agreement, CC", (row) => row.cc ?? -2, (row) => digits(row.cc, 3)],
     ["validation loss", (row) => row.sparks.val_loss.at(-1) ?? Infinity, (row) => spark(row.sparks.val_loss, bench.colour(row.scenario), "validation loss")],
     ["validation AUC", (row) => row.sparks.val_auc.at(-1) ?? -1, (row) => spark(row.sparks.val_auc, bench.colour(row.scenario), "validation AUC")],
+    ...(new Set(rows.map((row) => row.network)).size > 1 ? [["network", (row) => row.network, (row) => row.network]] : []),
+    ["scenario", (row) => row.scenario, (row) => row.scenario],
+    ["seed", (row) => row.seed, (row) => String(row.seed)],
+    ...found.differing.filter((name) => name !== "arch").map((name) => [name, (row) => row.settings[name], (row) => row.settings[name]]),
     ["epoch", (row) => row.epoch / row.epochs, (row) => make("span", {}, `${row.epoch} of ${row.epochs}`)],
     ["time", (row) => row.seconds ?? -1, (row) => clock(row.seconds)],
     ["state", (row) => row.state, (row) => make("span", { class: `wb-state wb-${row.state}`, title: row.error }, row.state, row.error ? make("small", {}, ` ${row.error}`) : null)],
