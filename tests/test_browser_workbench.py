@@ -152,6 +152,7 @@ def test_the_grid_the_lasso_and_the_address_agree(visit):
     wait_shown(page, fewer)
     same = visit(f"#{page.url.partition('#')[2]}")  # sent to a colleague
     assert shown(same) == fewer
+    page.bring_to_front()  # a page that is not seen draws nothing
     page.click(".wb-chip")
     wait_shown(page, 60)
     plot = page.locator(".wb-scatter .js-plotly-plot .nsewdrag").bounding_box()

@@ -52,7 +52,7 @@ export function mapsTab(bench) {
     const people = human();
     return people ? groups().map(([name, group]) => ({
       key: `difference ${name}`, title: `${name} − people`, kind: "difference", colour: colour(name), face,
-      lines: ["orange: the model looks more"], values: () => minus(field(group.map), people),
+      lines: ["orange: the model looks more, blue: less"], values: () => minus(field(group.map), people),
     })) : [];
   }
 
