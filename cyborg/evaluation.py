@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from . import __version__
-from .cache import open_cache
+from .cache import cache_root, open_cache
 from .cam import Which, model_saliency
 from .data import Batch, ImageDataset
 from .files import Bar, atomic_path, read_json, require_bool, sweep_parts
@@ -141,6 +141,7 @@ def _open_part(
     rows: tuple[int, int],  # the first, and the one after the last
     network: torch.nn.Module,  # for its size, map_size, mean and std
     cache: str | Path | None,  # folder for `open_cache`
+    features: Path | None = None,  # cache folder of a probe's features; None: the same
 ) -> _Part:
     "Decode some rows as far as they are not cached, and list what cannot be decoded."
     part = Manifest(manifest.table.iloc[slice(*rows)], manifest.root, manifest.classes)
@@ -152,7 +153,7 @@ def _open_part(
     how = (network.size, network.map_size, network.mean, network.std)
     dataset = ImageDataset(part, *how, cache=images, on_error="exclude")
     if is_probe(network):
-        dataset = keep_features(network, dataset)
+        dataset = keep_features(network, dataset, features, len(manifest))
     lost = [
         _unreadable(part.table, "image", dataset.excluded),
         _unreadable(part.table, "map", dataset.bad_maps),
@@ -274,8 +275,9 @@ def _score_rest(
     def opened(rows: tuple[int, int]) -> list[tuple[_Job, _Part]]:
         place = _cache_folder(cache, jobs[0].parts, rows[0])
         own, parts = [job for job in jobs if job.done <= rows[0]], {}
+        kept = cache_root() if cache is False else None  # a folder for this shard goes with it
         for kind, network in ((_grid(job.network), job.network) for job in own):
-            parts[kind] = parts.get(kind) or _open_part(manifest, rows, network, place)
+            parts[kind] = parts.get(kind) or _open_part(manifest, rows, network, place, kept)
         return [(job, parts[_grid(job.network)]) for job in own]
 
     with Bar(**title, initial=sum(job.done for job in jobs)) as bar:

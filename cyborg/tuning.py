@@ -22,6 +22,7 @@ from .cache import require_room
 from .cam import MAPS
 from .data import ImageDataset, normalised
 from .files import atomic_path
+from .forward import Way, in_pieces
 from .models import Network, NetworkError
 from .settings import RunConfig
 
@@ -197,7 +198,8 @@ def _computed(
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
     images = normalised(pixels, mean, std)
     with torch.inference_mode():
-        features = network(images.to(device, memory_format=torch.channels_last)).features
+        images = images.to(device, memory_format=torch.channels_last)
+        features = in_pieces(network, images, Way()).features
     half = features.half().cpu().contiguous().numpy()
     if not np.isfinite(half).all():
         largest = float(features.abs().max())
@@ -231,18 +233,21 @@ def _fill(
 def keep_features(
     network: Network,  # tuned, of which only the last layer is trained
     dataset: ImageDataset,
+    folder: Path | None = None,  # of a cache; None: where the decoded images are
+    images: int = 0,  # of the whole that the data set is a part of
 ) -> ImageDataset:  # a copy that hands out features in the place of images, or itself
     "Compute the features of a data set once, and keep them beside the decoded images."
     shape = (network.head_weight.shape[1], *network.map_size)
     sides = ("upright", "mirrored") if dataset.flip else ("upright",)
     each = 2 * int(np.prod(shape))
-    if dataset.augment is not None or len(dataset) * len(sides) * each > MOST:
+    if dataset.augment is not None or max(len(dataset), images) * len(sides) * each > MOST:
         return dataset
-    folder = dataset.cache.folder / "features" / frozen_digest(network)
+    place = dataset.cache.folder if folder is None else folder
+    folder = place / "features" / frozen_digest(network)
     keys = [key.decode() for key in dataset.cache.keys[dataset.positions]]
     kept = [KeptFeatures(folder / side, shape) for side in sides]
     absent = sum(len({*keys} - {*one.look().place}) for one in kept)
-    require_room([("features", dataset.cache.folder, absent * each)])
+    require_room([("features", place, absent * each)])
     modes = [(module, module.training) for module in network.modules()]
     try:
         for side, one in zip(sides, kept, strict=True):

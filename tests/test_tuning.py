@@ -146,6 +146,19 @@ def test_what_is_kept_is_not_computed_again_and_what_was_cut_short_is(given, dem
     assert frozen_digest(other) == frozen_digest(network)  # the last layer has no say
 
 
+def test_features_of_test_images_are_kept_where_the_images_are_not(given, demo, tmp_path):
+    config = run_config(given | {"train": "head", "seed": 7})
+    network, calls = build_network(config, 2), []
+    manifest = read_manifest(config.manifest, config.root).split("test")
+    first = read_predictions(predict(network, manifest, tmp_path / "first", cache=False))
+    network.backbone.conv1.register_forward_hook(lambda *_: calls.append(1))
+    again = read_predictions(predict(network, manifest, tmp_path / "again", cache=False))
+    assert not calls and again["score"].equals(first["score"])
+    network.keeps = False
+    predict(network, manifest, tmp_path / "through", cache=False)
+    assert calls
+
+
 @pytest.mark.parametrize("value", ["heads", "last", "last:0", "last:-1", ""])
 def test_an_unknown_part_is_refused(value):
     with pytest.raises(SettingsError, match="expected all, head, norm, lora or last:N"):
