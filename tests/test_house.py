@@ -52,9 +52,9 @@ ROOMS = {
     "server answers analysis detection granularity brush queue",
     "prepare": "crop landmarks quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
-    "study": "runner words questions splits file fewer grid further collect run",
-    "report": "tables examples printed differences enough fairness pooling protocols panels "
-    "limits frozen headline export page",
+    "study": "runner words questions splits space file fewer sweep grid further collect run",
+    "report": "tables examples printed differences enough fairness pooling protocols search "
+    "panels limits frozen headline export page",
     "explore": "views tiles maps picture curves studies scoring choice regions desk "
     "atlas gallery roster digest visitor annotators recipe workbench widget",
 }

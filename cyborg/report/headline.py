@@ -11,6 +11,7 @@ from .enough import enough_answers
 from .fairness import fairness_answers
 from .pooling import pooling_answers
 from .protocols import fold_answers
+from .search import search_answers
 from .tables import ReportError, StudyTables
 
 # %% ../../nbs/lib/report/05_headline.ipynb #f3223aa4
@@ -23,6 +24,7 @@ def headline(
     "`answers`, and those to the further questions of a study."
     more = enough_answers(tables, source) + fairness_answers(tables)
     more += pooling_answers(tables, baseline, source) + fold_answers(tables, baseline)
+    more += search_answers(tables)
     try:
         return answers(tables, baseline, control, source) + more
     except ReportError as error:

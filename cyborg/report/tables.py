@@ -657,7 +657,7 @@ def settings_table(
         rows.append((f"every run: {name}", str(value)))
     if study.get("groups"):
         rows.append(("groups", ", ".join(study["groups"])))
-    for name in ("maps_share", "annotators", "pool", "protocol"):
+    for name in ("maps_share", "annotators", "pool", "protocol", "sweep"):
         for key, value in (study.get(name) or {}).items():
             rows.append((f"{name}: {key}", ", ".join(map(str, listify(value)))))
     for name, own in (study.get("scenarios") or {}).items():

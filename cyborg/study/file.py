@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from typing_extensions import Required, TypedDict
 
 from ..demo import demo_plan, make_demo
-from ..files import data_root, did_you_mean, file_stamp, runs_root
+from ..files import data_root, did_you_mean, file_stamp, read_json, runs_root
 from cyborg.manifest import (
     Manifest,
     manifest_root,
@@ -40,7 +40,16 @@ from cyborg.manifest import (
 )
 from ..others.scorers import TRUST
 from ..settings import PRESETS, SETTINGS, RunConfig, SettingsError, preset_config
-from .questions import Annotators, Groups, MapsShare, Point, Pool, points
+from cyborg.study.questions import (
+    Annotators,
+    Groups,
+    MapsShare,
+    Point,
+    Pool,
+    learns_from_people,
+    points,
+)
+from .space import Sweep
 from .splits import Fold, SplitProtocol, fold_manifest, folds_of
 from cyborg.study.words import (
     AbsolutePath,
@@ -303,6 +312,7 @@ class Study:
     groups: Groups | None = None  # columns: as good for some people as for others?
     pool: Pool | None = None  # images whose scores become one
     protocol: SplitProtocol | None = None  # folds beside the split of the manifest
+    sweep: Sweep | None = None  # settings that are searched for on validation
     runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
 
     @property
@@ -322,9 +332,20 @@ class Study:
         return {point.scenario: point for point in self.points if point.settings is not None}
 
     @property
+    def tuned(self) -> dict[str, dict[str, Any]]:  # as `scenarios`; none before the search ended
+        "The scenario that a sweep has chosen."
+        path = self.folder / "sweep" / "chosen.json"
+        if not self.sweep or not path.is_file():
+            return {}
+        name = sweep_scenario(self)
+        chosen = read_json(path, "remove it: the search goes on")["settings"]
+        return {f"{name}-tuned": self.scenarios[name] | chosen}
+
+    @property
     def every(self) -> dict[str, dict[str, Any]]:  # as `scenarios`
-        "The scenarios of the file, then those that questions make."
-        return self.scenarios | {name: point.settings for name, point in self.made.items()}
+        "The scenarios of the file, the one a sweep chose, and those that questions make."
+        made = {name: point.settings for name, point in self.made.items()}
+        return self.scenarios | self.tuned | made
 
     @cached_property
     def folds(self) -> dict[str, Fold]:  # by name, which is the data of their runs
@@ -404,6 +425,8 @@ def _check_study(study: Study) -> None:
             raise StudyError(
                 f"scenario {name} is one that {point.question} makes; give yours another name"
             )
+    if study.sweep and f"{sweep_scenario(study)}-tuned" in study.scenarios:
+        raise StudyError("a sweep makes that scenario; give the one of the file another name")
     for name, scenario in study.scenarios.items():
         if both := [key for key in study.settings if key in scenario]:
             raise StudyError(
@@ -455,6 +478,17 @@ class StudyRun(NamedTuple):
     scenario: str
     seed: int
     config: RunConfig
+
+# %% ../../nbs/lib/study/01_file.ipynb #f26f64de
+def sweep_scenario(study: Study) -> str:
+    "The scenario whose settings a sweep searches for."
+    given = {**PRESETS[study.preset], **study.settings}
+    learning = [n for n, own in study.scenarios.items() if learns_from_people(own, given)]
+    name = study.sweep.get("scenario", next(iter([*learning, *study.scenarios])))
+    known_name("scenario of sweep:", name, list(study.scenarios))
+    if both := [key for key in study.sweep if key in study.settings]:
+        raise StudyError(f"sweep changes {both[0]}, which settings decides for every run")
+    return name
 
 # %% ../../nbs/lib/study/01_file.ipynb #b2587766
 def stand_ins(

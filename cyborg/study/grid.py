@@ -57,6 +57,7 @@ from cyborg.study.file import (
 from .questions import Point, check_columns_of
 from .runner import run_state
 from .splits import fold_manifest
+from .sweep import check_sweep
 from .words import StudyError
 from cyborg.trial import (
     ROW_BYTES,
@@ -371,6 +372,8 @@ def checked_study(
 ) -> CheckedStudy:
     "Check all that a study needs, before anything runs."
     runs = study_runs(study)
+    if study.sweep:
+        check_sweep(study)
     _check_earlier(study)
     sizes, manifests = _check_networks(runs), _study_manifests(study, runs, dry)
     for path, manifest in manifests.items():

@@ -25,6 +25,7 @@ import torch
 from distributed import Client, Future, LocalCluster, wait
 from filelock import FileLock, Timeout
 
+from ..demo import make_demo
 from ..epoch import span
 from cyborg.files import (
     NOTEBOOKS,
@@ -48,6 +49,7 @@ from cyborg.study.file import (
     is_drawn,
     read_study,
     study_runs,
+    sweep_scenario,
     without_missing,
     write_study,
 )
@@ -61,6 +63,7 @@ from cyborg.study.grid import (
     score_systems,
 )
 from .runner import OUTCOME, REPORT, RESULT, Outcome, execute_on_worker, write_outcome
+from .sweep import DEFAULT_TRIALS, Found, check_sweep, search_settings
 from .words import StudyError
 
 # %% ../../nbs/lib/study/04_run.ipynb #fbf31063
@@ -342,6 +345,34 @@ def _lacks_robustness(run: StudyRun, study: Study) -> bool:
     wanted = study.robustness and not study.beside(run)
     return bool(wanted) and not (run.config.folder / "robustness.csv").is_file()
 
+# %% ../../nbs/lib/study/04_run.ipynb #15201654
+def run_sweep(
+    study: Study,
+    cluster: str | None,  # as for `run_study`
+    workers: int,
+    threads: int,
+    tell: Callable[[str], None],
+) -> Found:
+    "Search for settings, or go on with it; the grid of the study has the chosen ones afterwards."
+    check_sweep(study)
+    if not study.data:
+        make_demo()
+    with _claimed(study), _cluster(cluster, workers, threads, study) as pool:
+        mark = secrets.token_hex(4)
+
+        def submit(run: StudyRun) -> Future:
+            name = f"{run.config.name}-{mark}"
+            task = _task(run, study, "", pool)
+            how = {"key": name, "resources": pool.resources or None}
+            return pool.client.submit(execute_on_worker, *task, **how)
+
+        slots = sum(pool.client.nthreads().values()) or workers or 1
+        found = search_settings(study, submit, slots, tell)
+    study.__dict__.pop("grid", None)  # it has one scenario more now
+    words = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    tell(f"sweep: chosen {words} (trial {found.trial}, AUC on validation {found.value:.3f})")
+    return found
+
 # %% ../../nbs/lib/study/04_run.ipynb #f26a5067
 def run_study(
     study: Study,
@@ -357,6 +388,9 @@ def run_study(
 ) -> pd.DataFrame:  # of `plan`, at the end
     "Run what is not finished; a run that fails does not stop the others. Starting again goes on."
     tell = tell or partial(print, flush=True)
+    if study.sweep and not study.tuned:
+        run_sweep(study, cluster, workers, threads, tell)
+        weights = checked = None  # of a grid without what was chosen
     if checked is None:
         checked = checked_study(study, trusted, dry=False)
         for text in room_needed(study, checked, _slots(workers, threads, study)):
@@ -432,6 +466,8 @@ def main(
     study, absent = without_missing(read_study(file if there else shipped(file)))
     print(*(f"left out: {text}" for text in absent), sep="\n", end="\n" * bool(absent))
     print(overview(plan(study)).to_string())
+    if study.sweep and not (dry_run or only_collect or study.tuned):
+        run_sweep(study, scheduler or None, workers, threads, partial(print, flush=True))
     if not only_collect:
         checked, seconds = _announced(study, workers, threads, dry_run, trust)
     if dry_run:
@@ -475,6 +511,10 @@ def _announced(
     words = f"about {span(todo / slots)}, {slots} at a time"
     print(f"{len(seconds)} runs in {study.folder}; {words}", flush=True)
     own = {r.config.manifest for r in study_runs(study) if r.scenario not in study.made}
+    if study.sweep and not study.tuned:
+        trials, more = study.sweep.get("trials", DEFAULT_TRIALS), study.sweep.get("seeds", 1)
+        then = f"{len(study.seeds)} runs of {sweep_scenario(study)}-tuned for each network and data"
+        print(f"before them a sweep of {trials} trials of {more} seeds; then {then}")
     if made := sum(r.scenario in study.made for r in study_runs(study)):
         print(f"{made} of the runs are points of curves: {', '.join(study.made)}")
     if folds := sum(r.data in study.folds for r in study_runs(study)):

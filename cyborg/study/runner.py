@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Outcome', 'write_outcome', 'run_state']
 
-# %% ../../nbs/lib/study/00_runner.ipynb #ce11709b
+# %% ../../nbs/lib/study/00_runner.ipynb #0638ed03
 import json
 import os
 import platform
@@ -26,6 +26,7 @@ from ..files import DamagedError, atomic_path, read_json, usable_cores
 
 # %% ../../nbs/lib/study/00_runner.ipynb #3b6031ec
 REPORT, LOG, OUTCOME, RESULT = "report.ipynb", "run.log", "outcome.json", "predictions.parquet"
+STOP = "stop"  # a file in the run folder that ends its training
 
 # %% ../../nbs/lib/study/00_runner.ipynb #0626b250
 class Outcome(NamedTuple):
@@ -181,6 +182,19 @@ def _last_line(
     lines = (folder / LOG).read_bytes()[printed:].decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
+# %% ../../nbs/lib/study/00_runner.ipynb #d3de2c10
+def _waited(
+    child: subprocess.Popen,
+    folder: Path,  # of the run
+) -> int:  # its exit status
+    "Wait for a child, or end it where the run is given up."
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=1.0)
+        if (folder / STOP).is_file():
+            child.stdin.close()
+            return child.wait()
+
 # %% ../../nbs/lib/study/00_runner.ipynb #ee812c9e
 def _attempt(
     order: Mapping[str, Any],
@@ -203,7 +217,7 @@ def _attempt(
             with suppress(BrokenPipeError):
                 child.stdin.write(json.dumps(dict(order)).encode() + b"\n")
                 child.stdin.flush()
-            status = child.wait()
+            status = _waited(child, folder)
     if status:
         return _last_line(folder, printed)
     if not order["notebook"]:
