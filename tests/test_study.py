@@ -247,6 +247,13 @@ def test_any_value_at_any_place_makes_a_study_or_is_refused(content, tmp_path):
     content["scenarios"] += [{"large": {"data": {"faces": "large"}, "map_column": "m"}}]
     content["data"] |= {"large": str(tmp_path / "m.csv")}
     content |= {"least_maps": 0.5, "robustness": 3, "preset": "quick"}
+    content |= {
+        "maps_share": {"shares": [0.1], "by": "m", "scenarios": ["cyborg"]},
+        "groups": ["g"],
+    }
+    content |= {"annotators": [1, "all"], "pool": {"column": "subject", "by": ["mean", "top-2"]}}
+    content |= {"protocol": {"leave_one_out": "source", "of": "all", "folds": ["toy"]}}
+    content |= {"sweep": {"alpha": [0.1, 0.9], "lr": "log(1e-4, 1e-1)", "trials": 3, "seeds": 1}}
     system = {"kind": "onnx", "path": "x.onnx", "size": 8, "label": 1, "seen": ["gan"]}
     content["frozen"] = {"faces": {"a": system, "b": {"fusion": ["a"]}}}
     values = [

@@ -514,7 +514,8 @@ def _announced(
     if study.sweep and not study.tuned:
         trials, more = study.sweep.get("trials", DEFAULT_TRIALS), study.sweep.get("seeds", 1)
         then = f"{len(study.seeds)} runs of {sweep_scenario(study)}-tuned for each network and data"
-        print(f"before them a sweep of {trials} trials of {more} seeds; then {then}")
+        each = f"{more} seed{'s' * (more > 1)} each"
+        print(f"before them a sweep of {trials} trials, {each}; then {then}")
     if made := sum(r.scenario in study.made for r in study_runs(study)):
         print(f"{made} of the runs are points of curves: {', '.join(study.made)}")
     if folds := sum(r.data in study.folds for r in study_runs(study)):
