@@ -52,7 +52,8 @@ ROOMS = {
     "server answers analysis detection granularity brush queue",
     "prepare": "crop landmarks quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
-    "study": "runner words questions splits space file fewer sweep grid further collect run",
+    "study": "runner words questions splits space file fewer sweep elsewhere grid further "
+    "collect run",
     "report": "tables examples printed differences enough fairness pooling protocols search "
     "panels limits frozen headline export page",
     "explore": "views tiles maps picture curves studies scoring choice regions desk "

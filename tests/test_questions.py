@@ -1,5 +1,7 @@
 """What a study asks beside which scenario is better: how many maps, how many people."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -10,12 +12,16 @@ from test_study import tree, write_finished
 
 from cyborg.demo import make_demo
 from cyborg.manifest import read_manifest
+from cyborg.measure.auc import auc_table
+from cyborg.models import make_network
+from cyborg.predictions import read_predictions
 from cyborg.report.enough import enough_figure, enough_table
 from cyborg.report.fairness import fairness_answers, fairness_figure
 from cyborg.report.headline import headline
 from cyborg.report.pooling import pooling_figure, pooling_table
-from cyborg.report.protocols import folds_figure, folds_table, leaks_table
+from cyborg.report.protocols import elsewhere_table, folds_figure, folds_table, leaks_table
 from cyborg.report.tables import main_table, read_tables, settings_table
+from cyborg.study import elsewhere
 from cyborg.study.collect import collect
 from cyborg.study.file import make_study, read_study, study_runs, write_study
 from cyborg.study.grid import check_study
@@ -334,3 +340,62 @@ def test_a_planted_difference_between_folds_is_in_the_table_and_the_mean(asking,
     assert [title for title, _ in headline(tables)][-1] == (
         "Does it hold for what training left out?"
     )
+
+
+# --- other sets ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return make_demo(tmp_path_factory.mktemp("data") / "other", n=40, size=64, seed=1)
+
+
+@pytest.fixture
+def abroad(asking, other):
+    place = {"manifest": str(other.root / "manifest.csv"), "root": str(other.root)}
+    return asking | {"maps_share": None, "annotators": None, "tests": {"other": place}}
+
+
+def test_finished_runs_are_tested_on_another_set_and_compared_there(
+    abroad, other, tmp_path, monkeypatch
+):
+    study = make_study(abroad, runs=tmp_path)
+    check_study(study)
+    runs = study_runs(study)
+    for run in runs:
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+    write_study(study, study.folder / "study.yaml")
+
+    def untrained(folder):
+        seed = int(folder.name[-1]) + 10 * ("cyborg" in folder.name)
+        return SimpleNamespace(network=make_network("test_resnet", 2, 64, "none", seed))
+
+    monkeypatch.setattr(elsewhere, "load_run", untrained)
+    told = []
+    paths = elsewhere.score_elsewhere(study, told.append)
+    assert told == ["testing 4 runs on 20 images of other"] and all(p.is_file() for p in paths)
+    elsewhere.score_elsewhere(study, told.append)
+    assert len(told) == 1  # done once
+    collect(study)
+    hand = []
+    for path in paths[-2:]:  # cyborg
+        table = pd.read_parquet(path)
+        assert sorted(table["image"]) == sorted(other.split("test").table["image"])
+        aucs = auc_table(read_predictions(path)).set_index("source")["auc"]
+        hand.append(aucs["macro"])
+    table = pd.read_csv(study.folder / "elsewhere.csv")
+    own = table[(table["measure"] == "macro") & table["baseline"].isna()]
+    assert own.set_index("scenario").loc["cyborg", "estimate"] == pytest.approx(np.mean(hand))
+    shown = elsewhere_table(read_tables(study.folder))
+    assert shown["other"].iloc[1].startswith(f"{np.mean(hand):.3f}")
+    assert "above classical on other" in shown
+
+
+def test_a_test_set_that_was_trained_on_is_refused(abroad, demo, tmp_path):
+    table = demo.table.copy()
+    table["split"] = table["split"].map({"train": "test", "val": "val", "test": "train"})
+    table.to_csv(tmp_path / "turned.csv", index=False)
+    turned = {"manifest": str(tmp_path / "turned.csv"), "root": str(demo.root)}
+    with pytest.raises(StudyError, match=r"tests turned, with the training images of demo: (.|\n)*"
+            r"shared image: 16 images stand in two splits, byte for byte"):  # fmt: skip
+        check_study(make_study(abroad | {"tests": {"turned": turned}}, runs=tmp_path))

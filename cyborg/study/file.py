@@ -118,8 +118,8 @@ _LISTED = BeforeValidator(lambda value: [value] if isinstance(value, str) else v
 _Sources = Annotated[list[_Source], _LISTED, wanted("a name or a list of names")]
 _Counterparts = Annotated[dict[_Source, _Sources], wanted("authentic sources by generator")]
 
-
-def _protocol_settings(
+# %% ../../nbs/lib/study/01_file.ipynb #pr0tset1
+def protocol_settings(
     entry: Mapping[str, Any],  # of data, checked
 ) -> dict[str, str]:  # as a run has them
     "What is said of sources, as settings of a run."
@@ -312,6 +312,7 @@ class Study:
     groups: Groups | None = None  # columns: as good for some people as for others?
     pool: Pool | None = None  # images whose scores become one
     protocol: SplitProtocol | None = None  # folds beside the split of the manifest
+    tests: Annotated[dict[Folder, _Entry], wanted("manifests by name")] | None = None  # others
     sweep: Sweep | None = None  # settings that are searched for on validation
     runs: str = ""  # folder of study folders; empty: CYBORG_RUNS, else runs/ of the checkout
 
@@ -541,8 +542,8 @@ def data_places(
     else:
         entry = study.data[name]
         places = {k: entry[k] for k in ("manifest", "root", "synthetic") if entry.get(k)}
-        places |= _protocol_settings({"seen": study.seen, "counterparts": study.counterparts})
-        places |= _protocol_settings(entry)
+        places |= protocol_settings({"seen": study.seen, "counterparts": study.counterparts})
+        places |= protocol_settings(entry)
     if not column:
         return places
     root = manifest_root(places["manifest"], places.get("root"))

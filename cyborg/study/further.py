@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..files import code_of, kept
+from ..files import code_of, file_stamp, kept
 from ..findings import read_checked
 from ..manifest import Manifest
 from ..measure.audit import read_audit
@@ -25,6 +25,7 @@ from ..measure.measures import KEPT, Measured, run_stamp
 from ..measure.pools import pooled_intervals
 from ..people.ceiling import find_annotations
 from ..predictions import FILES, open_predictions, read_predictions
+from .elsewhere import elsewhere_folder
 from .fewer import Cost, annotation_work, map_cost, with_share
 from .file import Study, StudyRun, data_places, grid_data, read_places
 from .grid import image_counts
@@ -256,7 +257,7 @@ def _cells(
 
 
 # Files of questions beside scenarios.
-FURTHER = ("points", "groups", "gaps", "pools", "folds", "fold_means")
+FURTHER = ("points", "groups", "gaps", "pools", "folds", "fold_means", "elsewhere")
 
 
 def further_tables(
@@ -280,6 +281,11 @@ def further_tables(
             parts.setdefault("pools", []).append(_pool_part(study, cell))
         except (ValueError, OSError) as error:
             problems.append(f"pool of {', '.join(cell[0].run[:2])}: {error}")
+    for name, cell in product(study.tests or (), _by_network(study, taken)):
+        try:
+            parts.setdefault("elsewhere", []).append(_elsewhere_part(study, name, cell))
+        except (ValueError, OSError) as error:
+            problems.append(f"tests {name}, {', '.join(cell[0].run[:2])}: {error}")
     if study.folds:
         found["folds"] = _folds_table(study, taken)
         means, faults = _fold_means(study, taken)
@@ -323,3 +329,29 @@ def _pool_part(
     name = f"pools-{data}-{network.replace('/', '_')}-{column}.npz"
     table = kept(study.folder / KEPT / name, stamp, make)["pools"]
     return table.assign(data=data, network=network, column=column)
+
+# %% ../../nbs/lib/study/02_further.ipynb #86a38e0a
+def _elsewhere_part(
+    study: Study,
+    name: str,  # of the other set
+    taken: Sequence[Taken],  # of one data and network
+) -> pd.DataFrame:  # data, network, scenario, set, POOLS
+    "AUC of the runs of a network on another set, or what was measured of the same before."
+    (data, network), runs = taken[0].run[:2], {}
+    folders = [elsewhere_folder(study, name, one.run) for one in taken]
+    there = [one for one in zip(taken, folders, strict=True) if (one[1] / FILES[-1]).is_file()]
+    if not there:
+        raise FileNotFoundError("no run was tested on it")
+    stamp = {"files": file_stamp(*(folder / FILES[-1] for _, folder in there))}
+    stamp |= {"baseline": baseline_of(study), "code": code_of("measure.pools")}
+
+    def make() -> dict[str, pd.DataFrame]:
+        seen: set[str] = set()
+        for one, folder in there:
+            runs[one.run.scenario, one.run.seed] = read_predictions(folder)
+            rows = one.found.measures
+            seen.update(rows.loc[rows["seen"].eq(True), "source"])
+        return {"elsewhere": pooled_intervals(runs, "", (), seen, [baseline_of(study)])}
+
+    path = study.folder / KEPT / f"elsewhere-{name}-{data}-{network.replace('/', '_')}.npz"
+    return kept(path, stamp, make)["elsewhere"].assign(data=data, network=network, set=name)

@@ -41,6 +41,7 @@ from ..others.scorers import is_trusted
 from ..people.ceiling import find_annotations
 from ..runs import code_digest, differing, new_state, run_codes, run_record
 from ..settings import RunConfig, SettingsError
+from .elsewhere import check_tests
 from .fewer import with_people, with_share
 from cyborg.study.file import (
     Study,
@@ -385,7 +386,7 @@ def checked_study(
     frozen = (pair for systems in study.frozen.values() for pair in systems.items())
     unopened = [_check_frozen(name, entry, trusted, dry) for name, entry in frozen]
     warnings = [found.text for found in _check_files(study, runs, manifests, dry)]
-    warnings += _check_runs(study, runs, manifests)
+    warnings += _check_runs(study, runs, manifests) + check_tests(study, dry)
     warnings += [_code_warning(runs), *unopened]
     return CheckedStudy([text for text in dict.fromkeys(warnings) if text], manifests, sizes)
 

@@ -43,6 +43,7 @@ from ..predictions import KEYS
 from ..runs import run_record
 from ..settings import SettingsError
 from .collect import audit_data, collect, summary
+from .elsewhere import score_elsewhere
 from cyborg.study.file import (
     Study,
     StudyRun,
@@ -407,6 +408,8 @@ def run_study(
     todo.sort(key=lambda run: run.seed)  # so that pairs are complete early
     if not todo:
         tell(_line(table, 0, np.nan))
+        if study.tests:
+            score_elsewhere(study, tell)
         return table
     with _claimed(study), _cluster(cluster, workers, threads, study) as pool:
         for run in todo:  # a failure of an earlier session is no longer the state of things
@@ -430,6 +433,8 @@ def run_study(
             if isinstance(outcome, BaseException):
                 error = f"{type(outcome).__name__}: {outcome}"
                 write_outcome(study.folder / name, Outcome(False, error, float("nan"), ""))
+    if study.tests:
+        score_elsewhere(study, tell)
     table = plan(study)
     for row in table[table["state"] == "failed"].itertuples():
         tell(f"failed: {row.folder.name}: {row.error} (see {row.folder / REPORT})")

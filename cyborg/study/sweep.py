@@ -152,14 +152,15 @@ class _Running(NamedTuple):
     trial: Any  # of Optuna
     runs: list[StudyRun]
     futures: list[Any]  # of Dask, one a run
+    told: set[int]  # epochs that Optuna knows
 
 
 def _report(one: _Running) -> bool:  # whether it is to be given up
     "Tell Optuna how far a trial is."
     told = [_history(run)["val_auc"].tolist() for run in one.runs]
-    for epoch in range(min(map(len, told))):
-        value = float(np.mean([own[epoch] for own in told]))
-        one.trial.report(value, epoch)  # what was told before stays as it was
+    for epoch in {*range(min(map(len, told)))} - one.told:
+        one.trial.report(float(np.mean([own[epoch] for own in told])), epoch)
+        one.told.add(epoch)
     return one.trial.should_prune()
 
 
@@ -173,7 +174,8 @@ def _begun(
     runs = trial_runs(study, trial.number, _suggested(trial, space_of(study.sweep)))
     for run in runs:
         (run.config.folder / STOP).unlink(missing_ok=True)
-    return _Running(trial, runs, [submit(run) for run in runs])
+    told = {*search.get_trials(deepcopy=False)[trial.number].intermediate_values}
+    return _Running(trial, runs, [submit(run) for run in runs], told)
 
 # %% ../../nbs/lib/study/02_sweep.ipynb #659393eb
 def _ended(
