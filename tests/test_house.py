@@ -160,7 +160,7 @@ def test_no_public_name_twice():
 
 def test_the_door_is_no_wider_than_it_must_be():
     "Public is what another wing, a notebook to use or a user asks for; see exporti."
-    assert sum(len(public(path)) for path in modules().values()) <= 624
+    assert sum(len(public(path)) for path in modules().values()) <= 628
 
 
 def test_nothing_private_is_imported():
