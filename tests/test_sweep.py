@@ -162,3 +162,14 @@ def test_a_choice_on_one_seed_is_warned_of_in_the_report(sweeping, tmp_path):
     with pytest.raises(ReportError, match="did not search"):
         search_figure(made_up_tables()._replace(folder=tmp_path))
     assert np.isfinite(search_figure(tables).data[0].y).all()
+
+
+def test_where_nothing_is_better_no_scenario_is_made_and_none_is_searched_for_again(
+    sweeping, tmp_path
+):
+    best = sweeping | {"scenarios": ["classical", {"cyborg": {"alpha": 0.3}}]}
+    study = make_study(best, runs=tmp_path)
+    found = search(study)
+    assert found.as_it_stands and found.settings == {"alpha": 0.3}
+    assert study.searched and not study.tuned
+    assert len(study_runs(make_study(best, runs=tmp_path))) == 4

@@ -339,8 +339,15 @@ class Study:
         if not self.sweep or not path.is_file():
             return {}
         name = sweep_scenario(self)
-        chosen = read_json(path, "remove it: the search goes on")["settings"]
-        return {f"{name}-tuned": self.scenarios[name] | chosen}
+        chosen = read_json(path, "remove it: the search goes on")
+        if chosen["as_it_stands"]:  # nothing was better
+            return {}
+        return {f"{name}-tuned": self.scenarios[name] | chosen["settings"]}
+
+    @property
+    def searched(self) -> bool:
+        "Whether a sweep has come to its end."
+        return (self.folder / "sweep" / "chosen.json").is_file()
 
     @property
     def every(self) -> dict[str, dict[str, Any]]:  # as `scenarios`

@@ -371,6 +371,7 @@ def run_sweep(
         found = search_settings(study, submit, slots, tell)
     study.__dict__.pop("grid", None)  # it has one scenario more now
     words = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    words += ", as the scenario stands" * found.as_it_stands
     tell(f"sweep: chosen {words} (trial {found.trial}, AUC on validation {found.value:.3f})")
     return found
 
@@ -389,7 +390,7 @@ def run_study(
 ) -> pd.DataFrame:  # of `plan`, at the end
     "Run what is not finished; a run that fails does not stop the others. Starting again goes on."
     tell = tell or partial(print, flush=True)
-    if study.sweep and not study.tuned:
+    if study.sweep and not study.searched:
         run_sweep(study, cluster, workers, threads, tell)
         weights = checked = None  # of a grid without what was chosen
     if checked is None:
@@ -471,7 +472,7 @@ def main(
     study, absent = without_missing(read_study(file if there else shipped(file)))
     print(*(f"left out: {text}" for text in absent), sep="\n", end="\n" * bool(absent))
     print(overview(plan(study)).to_string())
-    if study.sweep and not (dry_run or only_collect or study.tuned):
+    if study.sweep and not (dry_run or only_collect or study.searched):
         run_sweep(study, scheduler or None, workers, threads, partial(print, flush=True))
     if not only_collect:
         checked, seconds = _announced(study, workers, threads, dry_run, trust)
@@ -516,7 +517,7 @@ def _announced(
     words = f"about {span(todo / slots)}, {slots} at a time"
     print(f"{len(seconds)} runs in {study.folder}; {words}", flush=True)
     own = {r.config.manifest for r in study_runs(study) if r.scenario not in study.made}
-    if study.sweep and not study.tuned:
+    if study.sweep and not study.searched:
         trials, more = study.sweep.get("trials", DEFAULT_TRIALS), study.sweep.get("seeds", 1)
         then = f"{len(study.seeds)} runs of {sweep_scenario(study)}-tuned for each network and data"
         each = f"{more} seed{'s' * (more > 1)} each"

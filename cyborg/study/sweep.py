@@ -34,6 +34,7 @@ class Found(NamedTuple):
     settings: dict[str, Any]
     value: float  # AUC on validation, mean over seeds
     trial: int
+    as_it_stands: bool  # nothing was better than the scenario without a search
 
 # %% ../../nbs/lib/study/02_sweep.ipynb #1ecdf50d
 def trial_runs(
@@ -264,7 +265,8 @@ def _chosen(study: Study, search: Any) -> Found:
         raise StudyError(f"sweep: none of {len(table)} trials ended well; see {folder}/*/run.log")
     number = int(there.loc[there["value"].idxmax(), "trial"])
     best = search.get_trials(deepcopy=False)[number]
-    found = Found(best.params, best.value, number)
+    stands = bool(best.user_attrs.get("as_it_stands"))
+    found = Found(best.params, best.value, number, stands)
     with atomic_path(folder / CHOSEN) as temporary:
         temporary.write_text(json.dumps(found._asdict(), indent=1))
     return found
