@@ -1,9 +1,12 @@
 """What a study asks beside which scenario is better: how many maps, how many people."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -399,3 +402,60 @@ def test_a_test_set_that_was_trained_on_is_refused(abroad, demo, tmp_path):
     with pytest.raises(StudyError, match=r"tests turned, with the training images of demo: (.|\n)*"
             r"shared image: 16 images stand in two splits, byte for byte"):  # fmt: skip
         check_study(make_study(abroad | {"tests": {"turned": turned}}, runs=tmp_path))
+
+
+def run_notebook(folder, **parameters) -> dict:
+    "The names of report.ipynb after all its cells, run in this process."
+    path = Path(__file__).parents[1] / "nbs" / "report.ipynb"
+    names = {"display": lambda *_: None, "__name__": "report"}
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "report.ipynb", "exec"), names)
+        if "parameters" in cell.metadata.get("tags", ()):
+            names |= parameters | {"folder": str(folder)}
+    return names
+
+
+def test_the_report_has_a_part_for_each_question_and_its_headline_names_it(
+    asking, other, tmp_path, monkeypatch
+):
+    asked = {"protocol": "leave_one_generator_out", "groups": ["cue"], "pool": "subject"}
+    study = make_study(asking | asked, runs=tmp_path)
+    check_study(study)
+    for run in study_runs(study):
+        write_finished(run, 0.5, 80, {"settings": {"map_size": "2x2"}})
+        path = run.config.folder / "predictions.parquet"
+        table, note = pd.read_parquet(path), pq.read_schema(path).metadata
+        table["cue"] = np.where(np.arange(len(table)) % 2, "yes", "no")
+        table["subject"] = (np.arange(len(table)) // 4).astype(str)
+        pq.write_table(pa.Table.from_pandas(table).replace_schema_metadata(note), path)
+    write_study(study, study.folder / "study.yaml")
+    assert collect(study).problems == []
+    page = run_notebook(study.folder, vector=False)["page"]
+    shown = {section.key for section in page.sections if section.content is not None}
+    assert {"enough_maps_share", "enough_annotators", "hours", "groups_0", "gaps_0"} <= shown
+    assert {"pool", "pool_table", "folds_demo", "folds_demo_table", "leaks_demo"} <= shown
+    titles = [title for title, _ in page.headline]
+    assert titles[1:] == [
+        "How many maps are enough?",
+        "How many people are enough?",
+        "Is it as good for each cue?",
+        "Does it hold by subject, too?",
+        "Does it hold for what training left out?",
+    ]
+    for section in page.sections:  # each figure says in its text which question it answers
+        if section.folded and section.key.split("_")[0] in ("enough", "groups", "pool", "folds"):
+            if isinstance(section.content, go.Figure):
+                assert "?" in section.text
+
+
+def test_the_report_of_folds_alone_has_no_other_part(asking, tmp_path):
+    alone = {"maps_share": None, "annotators": None, "protocol": "leave_one_generator_out"}
+    study = make_study(asking | alone, runs=tmp_path)
+    check_study(study)
+    for run in study_runs(study):
+        write_finished(run, note={"settings": {"map_size": "2x2"}})
+    write_study(study, study.folder / "study.yaml")
+    collect(study)
+    keys = {section.key for section in run_notebook(study.folder, vector=False)["page"].sections}
+    assert "folds_demo" in keys and not {"hours", "pool", "groups_0", "sweep"} & keys

@@ -286,8 +286,7 @@ def hours_figure(
     source: str = "macro_unseen",  # of the AUC
 ) -> go.Figure:
     "AUC against hours of annotation, by share of the maps and by number of people."
-    there = [q for q in QUESTIONS if tables.asked is not None and
-        (tables.asked.points["question"] == q).any()]  # fmt: skip
+    there = questions_of(tables)
     curves = {q: _curves(tables, q, source) for q in there}
     flat = [(q, curve) for q, found in curves.items() for curve in found]
     if not any(np.isfinite(one.point["hours"]) for _, curve in flat for one in curve):
