@@ -170,6 +170,7 @@ class Gap(NamedTuple):
     high: float
     chance: float  # 95 of 100 gaps between groups that are dealt out anew are smaller; NaN: unknown
     p: float  # share of deals with a gap at least as large
+    n_runs: int
     reason: str
 
 
@@ -186,7 +187,8 @@ def _gap(
     sign, runs = GROUP_MEASURES[measure], range(len(replicates.auc))
     there = [name for name in known if name in replicates.sources]
     if len(there) < 2:
-        return Gap(measure, "", "", *[np.nan] * 5, "fewer than two groups that are not small")
+        few = "fewer than two groups that are not small"
+        return Gap(measure, "", "", *[np.nan] * 5, len(runs), few)
     means = {name: float(_only(replicates, name).auc.mean()) for name in there}
     worst, best = (pick(means, key=lambda name: sign * means[name]) for pick in (min, max))
     pair = (best, worst) if sign > 0 else (worst, best)
@@ -197,7 +199,8 @@ def _gap(
         ranges = np.nanmax(deals, axis=1) - np.nanmin(deals, axis=1)
         chance, p = float(np.nanquantile(ranges, 0.95)), float(1 + (ranges >= gap - 1e-12).sum())
         p /= 1 + len(ranges)
-    return Gap(measure, worst, best, gap, found.low, found.high, chance, p, found.reason)
+    ends = found.low, found.high
+    return Gap(measure, worst, best, gap, *ends, chance, p, len(runs), found.reason)
 
 # %% ../../nbs/lib/measure/07_groups.ipynb #9d3cd1ff
 class Fairness(NamedTuple):

@@ -50,6 +50,16 @@ def estimable(
     pairs.loc[few, ["low", "high"]] = np.nan
     return pairs
 
+# %% ../../nbs/lib/report/02_differences.ipynb #f4055b6d
+def with_enough_runs(
+    rows: pd.DataFrame,  # with the ends of intervals
+    runs: pd.Series | None = None,  # behind each; None: the column n_runs
+    ends: Sequence[str] = ("low", "high"),
+) -> pd.DataFrame:  # the same, without intervals over two runs or so
+    "Rows whose intervals are shown only where there are runs enough; one run has images alone."
+    few = (rows["n_runs"] if runs is None else runs).between(2, FEWEST - 1)
+    return rows.assign(**{name: rows[name].mask(few) for name in ends})
+
 # %% ../../nbs/lib/report/02_differences.ipynb #6f256645
 def difference_table(
     tables: StudyTables,

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from ..figures import BELOW, on_paper, panels, plotly_text, scenario_style, titled
 from ..files import did_you_mean
 from ..predictions import KEYS
-from .differences import signed
+from .differences import signed, with_enough_runs
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
@@ -39,7 +39,7 @@ def _of_column(
     column: str,
 ) -> pd.DataFrame:
     "The rows about one column, in the order of the study."
-    rows = further_table(tables, name, _EXAMPLE)
+    rows = with_enough_runs(further_table(tables, name, _EXAMPLE))
     own = rows[rows["column"] == column]
     if not len(own):
         known = rows["column"].unique().tolist()
@@ -182,7 +182,8 @@ def _interval_words(row: Any) -> str:
     "An estimate with its interval."
     if np.isnan(row.estimate):
         return row.reason or "–"
-    return f"{signed(row.estimate)} [{signed(row.low)}, {signed(row.high)}]"
+    words = signed(row.estimate)
+    return words if np.isnan(row.low) else f"{words} [{signed(row.low)}, {signed(row.high)}]"
 
 # %% ../../nbs/lib/report/03_fairness.ipynb #7303a370
 def fairness_answers(
@@ -209,8 +210,8 @@ def _gap_sentence(
     row: pd.Series,  # of gaps
 ) -> str:
     "A gap in words."
-    between = f"[{signed(row['low'])}, {signed(row['high'])}]"
-    words = f"{row['scenario']}: {_WORDS[row['measure']]} of {row['worst']} is {row['gap']:.3f} "
+    between = f" [{signed(row['low'])}, {signed(row['high'])}]" * (not np.isnan(row["low"]))
+    words = f"{row['scenario']}: {_WORDS[row['measure']]} of {row['worst']} is {row['gap']:.3f}"
     words += f"{between} above that of {row['best']}"
     if np.isnan(row["chance"]):
         return words

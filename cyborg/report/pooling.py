@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from ..figures import BELOW, on_paper, panels, plotly_text, scenario_marker, titled
 from ..predictions import KEYS
-from .differences import signed
+from .differences import signed, with_enough_runs
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
@@ -50,7 +50,7 @@ def _pools(
     rows = rows[(rows["measure"] == source) & (rows["baseline"] == baseline)]
     if not len(rows):
         raise ReportError(f"source is {source!r}, of which no pooled AUC is known")
-    return in_order(tables, rows)
+    return in_order(tables, with_enough_runs(rows))
 
 # %% ../../nbs/lib/report/03_pooling.ipynb #1a0a21ee
 def pooling_figure(
@@ -108,7 +108,10 @@ def _interval_words(
     "An estimate with its interval."
     if row is None:
         return "–"
-    return f"{signed(row['estimate'])} [{signed(row['low'])}, {signed(row['high'])}]"
+    words = signed(row["estimate"])
+    return (
+        words if np.isnan(row["low"]) else f"{words} [{signed(row['low'])}, {signed(row['high'])}]"
+    )
 
 # %% ../../nbs/lib/report/03_pooling.ipynb #9d7c6b3a
 def pooling_answers(

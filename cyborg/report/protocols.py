@@ -23,7 +23,7 @@ from cyborg.figures import (
     titled,
 )
 from ..predictions import KEYS
-from .differences import FEWEST, signed
+from .differences import signed, with_enough_runs
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
@@ -79,6 +79,8 @@ def _means(
 ) -> pd.DataFrame:  # of `fold_mean`, by network and scenario
     "The means over folds."
     rows = further_table(tables, "fold_means", _EXAMPLE)
+    each = rows["n_runs"] / rows["n_folds"]
+    rows = with_enough_runs(rows, each, ("low", "high", "low_same", "high_same"))
     return rows[(rows["of"] == of) & (rows["baseline"] == baseline)]
 
 # %% ../../nbs/lib/report/03_protocols.ipynb #29292950
@@ -91,12 +93,6 @@ def _interval_words(
     words = signed(row["estimate"])
     return words if np.isnan(low) else f"{words} [{signed(low)}, {signed(high)}]"
 
-
-def _shown(rows: pd.DataFrame) -> pd.DataFrame:
-    "Rows whose intervals are shown only where there are enough runs for them."
-    few = rows["n_runs"].between(2, FEWEST - 1)
-    return rows.assign(low=rows["low"].mask(few), high=rows["high"].mask(few))
-
 # %% ../../nbs/lib/report/03_protocols.ipynb #635657e3
 def folds_table(
     tables: StudyTables,
@@ -104,7 +100,7 @@ def folds_table(
     baseline: str = "classical",  # scenario that the others are held against
 ) -> pd.DataFrame:
     "A row a network and fold, then the mean: AUC of each scenario, and that above a baseline."
-    alone, above = (_shown(_fold_rows(tables, of, b)) for b in ("", baseline))
+    alone, above = (with_enough_runs(_fold_rows(tables, of, b)) for b in ("", baseline))
     folds, lines = _folds(tables, of).set_index("fold"), []
     scenarios = [s for s in order_of(tables, "scenario") if (alone["scenario"] == s).any()]
     for network in [n for n in order_of(tables, "network") if (alone["network"] == n).any()]:
@@ -142,7 +138,7 @@ def folds_figure(
     baseline: str = "classical",  # scenario that the others are held against
 ) -> go.Figure:
     "What each scenario is above the baseline, fold by fold, and the mean."
-    rows, means = _shown(_fold_rows(tables, of, baseline)), _means(tables, of, baseline)
+    rows, means = with_enough_runs(_fold_rows(tables, of, baseline)), _means(tables, of, baseline)
     if not len(rows):
         raise ReportError(f"no fold in which a scenario can be held against {baseline}")
     names = [n for n in order_of(tables, "network") if (rows["network"] == n).any()]
@@ -229,7 +225,7 @@ def elsewhere_rows(
     "AUC on other sets, mean over their generators; ReportError where none was asked for."
     rows = further_table(tables, "elsewhere", _TESTS)
     rows = rows[(rows["measure"] == "macro") & (rows["baseline"] == baseline)]
-    return in_order(tables, _shown(rows))
+    return in_order(tables, with_enough_runs(rows))
 
 
 def fold_answers(
@@ -244,10 +240,12 @@ def fold_answers(
             low, high = (row["low"], row["high"]) if wide else (row["low_same"], row["high_same"])
             what = "other seeds, images and folds" if wide else "other seeds and images of these"
             verdict = "higher" if low > 0 else "lower" if high < 0 else "not shown to differ"
-            words = f"{signed(row['estimate'])} [{signed(low)}, {signed(high)}]: {verdict}"
+            between = "" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]: {verdict}"
+            words = f"{signed(row['estimate'])}{between}"
             head = f"{row['network']}, {of}, {row['scenario']} − {baseline}"
             folds = f"{row['n_folds']:.0f} folds, {row['n_runs']:.0f} pairs of runs"
-            lines.append(f"{head}: {words} ({folds}; 95 % interval for {what})")
+            how = f"; 95 % interval for {what}" if between else "; no interval can be estimated"
+            lines.append(f"{head}: {words} ({folds}{how})")
     return [("Does it hold for what training left out?", lines)] if lines else []
 
 # %% ../../nbs/lib/report/03_protocols.ipynb #4744d8b5
@@ -262,7 +260,7 @@ def elsewhere_table(
     for key, rows in alone.groupby(KEYS[:3], sort=False):
         line = dict(zip(("trained on", "network", "scenario"), key, strict=True))
         here = own[rows_equal(own, **dict(zip(KEYS, key, strict=False)))]
-        line["own test"] = _interval_words(_shown(here).iloc[0]) if len(here) else "–"
+        line["own test"] = _interval_words(with_enough_runs(here).iloc[0]) if len(here) else "–"
         for _, row in rows.iterrows():
             line[row["set"]] = _interval_words(row)
         gains = above[rows_equal(above, **dict(zip(KEYS, key, strict=False)))]
@@ -278,7 +276,7 @@ def elsewhere_figure(
     "AUC on the own test and on other sets, a panel a network and set that was trained on."
     rows, own, cells = elsewhere_rows(tables), tables.intervals, cells_of(tables)
     own = own[(own["measure"] == "macro") & (own["baseline"] == "")].assign(set="own test")
-    both = pd.concat([_shown(own), rows], ignore_index=True)
+    both = pd.concat([with_enough_runs(own), rows], ignore_index=True)
     sets, scenarios = both["set"].unique().tolist(), order_of(tables, "scenario")
     figure, places = panels([cell.title for cell in cells], 3, shared_yaxes=True)
     for cell, place in zip(cells, places, strict=True):

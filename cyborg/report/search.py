@@ -71,7 +71,7 @@ def margin_of(found: Search) -> Margin:
         return Margin(np.nan, np.nan, np.nan, n, words)
     gains = ours - _values(start.iloc[0])
     if found.best["trial"] == start["trial"].iloc[0]:
-        return Margin(0.0, np.nan, np.nan, n, "no point was better than the scenario as it stands")
+        return Margin(0.0, np.nan, np.nan, n, "")
     gain = float(gains.mean())
     if n < 2:
         words = f"chosen on one seed: a gain of {signed(gain)} cannot be told from chance"
@@ -152,7 +152,9 @@ def search_answers(
     chosen = ", ".join(f"{name} {_short(found.best[name])}" for name in found.names)
     margin = margin_of(found)
     line = f"{chosen} of {len(found.trials)} points, AUC on validation {found.best['value']:.3f}"
-    if margin.gain == margin.gain:
+    if margin.gain == 0:
+        line += ": the scenario as it stands, above which nothing was found"
+    elif margin.gain == margin.gain:
         line += f" ({signed(margin.gain)} above the scenario as it stands)"
     beware = [f"Beware: {margin.warning}"] if margin.warning else []
     return [("Which settings does validation choose?", [line, *beware])]

@@ -358,11 +358,10 @@ def _check_files(
             continue
         said = parse_protocol(config.seen, config.counterparts)
         stated = with_protocol(manifests[config.manifest], *said)
-        if not dry:
-            findings[key] = validate_once(stated, folder, known)
-            continue
-        kept = read_checked(stated, folder)
-        findings[key] = validate(stated, False, known=known) if kept is None else kept
+        kept = read_checked(stated, folder) if dry else validate_once(stated, folder, known)
+        found = validate(stated, False, known=known) if kept is None else kept
+        fold = config.name.startswith(tuple(f"{name}-" for name in study.folds))
+        findings[key] = [one for one in found if not (fold and one.check == "nothing seen")]
     return [*chain(*findings.values())]
 
 
