@@ -233,7 +233,7 @@ def test_a_planted_unfair_detector_is_found_and_a_fair_one_is_not(content, faces
     assert groups.loc[("classical", "b", "bpcer"), "estimate"] == 1.0
     assert groups.loc[("classical", "b", "bpcer"), "n_authentic"] == 40
     [(title, lines)] = fairness_answers(tables)
-    assert title == "Is it as good for each skin?"
+    assert title == "Is it as good in each group by skin?"
     assert "classical: BPCER of b is" in lines[0] and ", more than chance" in lines[0]
     assert len(fairness_figure(tables, "skin").data) == 4 * 2
     assert [t for t, _ in headline(tables)][-1] == title
@@ -439,7 +439,7 @@ def test_the_report_has_a_part_for_each_question_and_its_headline_names_it(
     assert titles[1:] == [
         "How many maps are enough?",
         "How many people are enough?",
-        "Is it as good for each cue?",
+        "Is it as good in each group by cue?",
         "Does it hold by subject, too?",
         "Does it hold for what training left out?",
     ]

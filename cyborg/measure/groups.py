@@ -244,10 +244,12 @@ def _group_row(
         return (column, group, measure, *[np.nan] * 4, *tail, why)
     own = _only(replicates, group)
     found = two_level(_above_nothing(own), *np.arange(2 * len(own.auc)).reshape(2, -1))
+    least = -1.0 if measure == "cc" else 0.0
     sd = float(own.auc.std(ddof=1)) if len(own.auc) > 1 else np.nan
     few = "" if not size["small"] else f"fewer than {SMALL} images of a class"
     reason = "; ".join(filter(None, [few, found.reason]))
-    return (column, group, measure, found.estimate, sd, found.low, found.high, *tail, reason)
+    ends = max(found.low, least), max(found.high, least)
+    return (column, group, measure, found.estimate, sd, *ends, *tail, reason)
 
 # %% ../../nbs/lib/measure/07_groups.ipynb #fa1rness
 def fairness(

@@ -128,7 +128,7 @@ def _add_curve(
     base, colour = rows["base"].iloc[0], scenario_style(rows["base"].iloc[0]).colour
     found = rows.groupby("level")["value"].agg(["mean", "std"])
     x, sd = np.array([at[level] for level in found.index]), found["std"].fillna(0)
-    low, high = (found["mean"] - sd).to_numpy(), (found["mean"] + sd).to_numpy()
+    low, high = (found["mean"] - sd).to_numpy(), (found["mean"] + sd).clip(upper=1).to_numpy()
     figure.add_trace(band(x, low, high, colour), **place)
     dots = seed_dots([at[level] for level in rows["level"]], rows["value"], rows["seed"], base)
     dots.update(hovertemplate="seed %{customdata}: %{y:.3f}<extra></extra>", showlegend=False)
@@ -320,7 +320,9 @@ def _add_hours(
     what = {"maps_share": "of the maps", "annotators": "people an image"}[question]
     line = go.Scatter(x=x, y=y, mode="lines+markers+text", text=words, textposition="top center")
     line.update(line=dict(color=scenario_style(base).colour, dash=dash), marker_size=8)
-    line.update(error_y=dict(array=[np.nan_to_num(one.auc.std()) for one in curve], thickness=1))
+    sd = np.nan_to_num([one.auc.std() for one in curve])
+    line.update(error_y=dict(array=np.minimum(sd, 1 - np.array(y)), arrayminus=sd, thickness=1))
+    line.update(textposition="bottom right" if question == "annotators" else "top left")
     line.update(name=f"{plotly_text(base)}, {what}", showlegend=legend, meta="hours")
     figure.add_trace(line.update(hovertemplate="%{x:.2f} h: %{y:.3f}<extra></extra>"), **place)
 

@@ -111,7 +111,9 @@ def fairness_figure(
     figure.update_yaxes(ticks, range=[len(groups) - 0.4, -0.6], ticks="")
     note = "Bar: 95 % interval for other seeds and subjects; below a group: authentic + synthetic "
     note += "images. Errors at one threshold for all groups (BPCER 5 % on validation)"
-    titled(figure, f"Is it as good for each {plotly_text(column)}?", note.replace("; ", "<br>"))
+    titled(
+        figure, f"Is it as good in each group by {plotly_text(column)}?", note.replace("; ", "<br>")
+    )
     height = len(cells) * (60 + len(groups) * (24 + 16 * len(scenarios)))
     on_paper(figure, 1000, 210 + height)
     figure.update_layout(legend=BELOW | dict(y=-90 / max(height, 1)))
@@ -202,7 +204,7 @@ def fairness_answers(
                     row = own.loc[own["gap"].idxmax()]
                     lines.append(f"{cell.title}, {_gap_sentence(row)}")
         if lines:
-            found.append((f"Is it as good for each {column}?", lines))
+            found.append((f"Is it as good in each group by {column}?", lines))
     return found
 
 

@@ -73,7 +73,7 @@ def pooling_figure(
             figure.add_trace(dots.update(hovertemplate="%{y:.3f}<extra></extra>"), **place)
     words = [way if way == "images" else f"{plotly_text(column)}, {way}" for way in ways]
     figure.update_xaxes(tickvals=list(range(len(ways))), ticktext=words)
-    figure.update_yaxes(title_text="AUC", col=1)
+    figure.update_xaxes(range=[-0.5, len(ways) - 0.5]).update_yaxes(title_text="AUC", col=1)
     note = f"{shown_name(source)}. Bar: 95 % interval for other seeds and subjects; where images"
     note += f"<br>are pooled, groups by {plotly_text(column)} are drawn anew"
     titled(figure, f"What is gained by pooling the images of one {plotly_text(column)}?", note)
