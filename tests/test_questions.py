@@ -404,6 +404,13 @@ def test_a_test_set_that_was_trained_on_is_refused(abroad, demo, tmp_path):
         check_study(make_study(abroad | {"tests": {"turned": turned}}, runs=tmp_path))
 
 
+def with_accuracies(run) -> None:
+    "The history that figures of training are drawn from."
+    names = ("train_accuracy", "val_accuracy", "val_auc")
+    table = pd.DataFrame({"epoch": [1, 2]} | dict.fromkeys(names, [0.5, 0.6]))
+    table.to_csv(run.config.folder / "history.csv", index=False)
+
+
 def run_notebook(folder, **parameters) -> dict:
     "The names of report.ipynb after all its cells, run in this process."
     path = Path(__file__).parents[1] / "nbs" / "report.ipynb"
@@ -424,6 +431,7 @@ def test_the_report_has_a_part_for_each_question_and_its_headline_names_it(
     check_study(study)
     for run in study_runs(study):
         write_finished(run, 0.5, 80, {"settings": {"map_size": "2x2"}})
+        with_accuracies(run)
         path = run.config.folder / "predictions.parquet"
         table, note = pd.read_parquet(path), pq.read_schema(path).metadata
         table["cue"] = np.where(np.arange(len(table)) % 2, "yes", "no")
@@ -455,6 +463,7 @@ def test_the_report_of_folds_alone_has_no_other_part(asking, tmp_path):
     check_study(study)
     for run in study_runs(study):
         write_finished(run, note={"settings": {"map_size": "2x2"}})
+        with_accuracies(run)
     write_study(study, study.folder / "study.yaml")
     collect(study)
     keys = {section.key for section in run_notebook(study.folder, vector=False)["page"].sections}
