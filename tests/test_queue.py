@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
+from test_notebooks import NOTEBOOKS
 
 from cyborg.demo import make_demo
 from cyborg.evaluation import predict
@@ -147,3 +149,26 @@ def test_training_again_takes_the_runs_settings_and_the_new_maps(some, tmp_path,
     assert written[new].startswith("marked/") and written[old].startswith("marked/")
     assert written[test["image"]] == test["map"]  # what is tested with stays
     assert (again / "predictions.parquet").is_file()
+
+
+def test_the_notebook_offers_images_in_this_order(some, tmp_path, monkeypatch):
+    manifest, runs = some
+    monkeypatch.setenv("CYBORG_DATA", str(tmp_path))
+    given = {"manifest": run_record(runs[0])["settings"]["manifest"], "root": str(manifest.root)}
+    given |= {"runs": ",".join(map(str, runs)), "criterion": "disagree", "folder": "by-hand"}
+    store = AnnotationStore(tmp_path / "annotations" / "marks.sqlite")
+    first = annotation_queue(manifest, runs, "disagree")["image"].iloc[0]
+    store.save_marks(first, "other", [DAB], manifest.root)
+    store.close()
+    notebook = papermill.execute_notebook(
+        str(NOTEBOOKS / "annotate.ipynb"), None, given, progress_bar=False
+    )
+    texts = [
+        output.get("text", "") + output.get("data", {}).get("text/plain", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    ]
+    wanted = annotation_queue(manifest, runs, "disagree", mapped={first})["image"].iloc[0]
+    [table] = [text for text in texts if "disagree" in text and "mapped" in text]
+    assert wanted in table and first not in table  # it has a map since
+    assert any(f"cyborg again {runs[0]}" in text for text in texts)

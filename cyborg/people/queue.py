@@ -210,6 +210,8 @@ def train_again(
     from cyborg.evaluation import predict
     from cyborg.training import load_run, train
 
+    if not (Path(run) / "config.json").is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
     settings = run_config(run_record(Path(run))["settings"])
     how = {"synthetic": settings.synthetic}
     images = read_manifest(settings.manifest, settings.root or None, **how)
