@@ -182,7 +182,7 @@ def bare_notebook(folder: Path) -> Path:
     return folder / "bare.ipynb"
 
 
-def starts(browser, runs: Path, repeats: int, scratch: Path) -> tuple[str, pd.DataFrame]:
+def starts(browser, runs: Path, repeats: int, scratch: Path) -> tuple[list[str], pd.DataFrame]:
     "The workbench and a bare page of Voila: from command to answer, from page to picture; ms."
     code = "import sys; from cyborg.explore.workbench import explore; "
     code += "explore(sys.argv[1], port=int(sys.argv[2]), no_browser=True)"
@@ -231,6 +231,7 @@ def main(
         print(table.to_string())
         ratio = table["median"]["bare Voila"] / table["median"]["workbench"]
         print(f"first picture: a bare page of Voila takes {ratio:.1f} times as long\n", flush=True)
+        command[-1] = str(free_port())
         url = f"http://127.0.0.1:{command[-1]}/"
         with served(command, url):
             print(controls(browser, url, repeats).to_string())

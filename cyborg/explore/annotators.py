@@ -99,7 +99,7 @@ def _masks(
             found[str(row.subject)] = np.maximum(found.get(str(row.subject), 0), mask)
     return {subject: np.float32(mask) for subject, mask in found.items()}
 
-# %% ../../nbs/lib/explore/15_annotators.ipynb #4a8d5d2e
+# %% ../../nbs/lib/explore/15_annotators.ipynb #774a6a71
 def progress_table(
     manifest: pd.DataFrame,  # image, source, label, split, map
     table: pd.DataFrame,  # annotation table
@@ -126,9 +126,9 @@ def progress_figure(
         figure.add_bar(x=own["map"], name=f"{label}, with a map", marker_color=colour, **how)
         figure.add_bar(x=own["images"] - own["map"], name=f"{label}, without", **how)
         figure.data[-1].update(marker_color=colour, opacity=0.25)
-    titled(figure, "Human maps by source", height=max(260, 130 + 26 * len(rows)), margin_t=90)
-    figure.update_layout(barmode="stack", legend=dict(orientation="h", y=1, yanchor="bottom", x=0))
-    figure.update_layout(legend_traceorder="normal").update_yaxes(autorange="reversed")
+    titled(figure, "Human maps by source", height=max(260, 130 + 26 * len(rows)))
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
+    figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text="images", rangemode="tozero")
 
 # %% ../../nbs/lib/explore/15_annotators.ipynb #83a322a8

@@ -188,18 +188,18 @@ def _average(
             continue
     return np.rint(total / n).astype(np.uint8) if n else None
 
-# %% ../../nbs/lib/explore/10_atlas.ipynb #74bc1068
+# %% ../../nbs/lib/explore/10_atlas.ipynb #ef981d9a
 def _seed_maps(
     groups: Mapping[str, Averages],
     view: View,
-) -> dict[str, dict[int, np.ndarray]]:  # group -> seed -> map; people as "human"
+) -> dict[str, dict[int, np.ndarray]]:  # group -> seed -> map; and "people"
     "Maps of single runs, as `share_table` takes them."
     found = {}
     for name, own in groups.items():
         there = [run for run in view.groups[name] if run.name in own.models]
         found[name] = {run.seed: own.models[run.name] for run in there}
     human = _people(groups).human
-    return ({} if human is None else {"human": {0: human}}) | {k: v for k, v in found.items() if v}
+    return ({} if human is None else {"people": {0: human}}) | {k: v for k, v in found.items() if v}
 
 
 def region_table(
@@ -223,7 +223,7 @@ def regions_answer(
     if isinstance(found, str):
         return {"why": found}
     shares, regions = found
-    own = [name for name in shares["scenario"].unique() if name != "human"]
+    own = [name for name in shares["scenario"].unique() if name != "people"]
     base = "classical" if "classical" in own else own[0] if own else ""
     sentences = [moved(shares, base, name).words for name in own if name != base]
     about = f"regions from {regions.about}; bar: mean over seeds, 95 % interval from three seeds on"

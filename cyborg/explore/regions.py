@@ -263,7 +263,7 @@ def _change(
     points = f"{100 * found.mean:+.0f} points [{100 * found.low:+.0f}, {100 * found.high:+.0f}]"
     return f", {points} over {found.n} seeds{held}"
 
-# %% ../../nbs/lib/explore/08_regions.ipynb #afdb05a0
+# %% ../../nbs/lib/explore/08_regions.ipynb #37f01763
 def region_figure(
     shares: pd.DataFrame,  # of `share_table`; people may be a scenario of their own
     subtitle: str = "",
@@ -273,7 +273,7 @@ def region_figure(
     for scenario, own in shares.groupby("scenario", sort=False):
         found = [seed_interval(own.loc[own["region"] == name, "share"]) for name in names]
         mean, low, high, n = (np.array(column, float) for column in zip(*found, strict=True))
-        colour = PEOPLE if scenario == "human" else scenario_style(scenario.split(", ")[-1]).colour
+        colour = PEOPLE if scenario == "people" else scenario_style(scenario.split(", ")[-1]).colour
         bar = go.Bar(x=names, y=100 * mean, name=plotly_text(scenario), marker_color=colour)
         bar.hovertemplate = f"<b>{plotly_text(scenario)}</b>, %{{x}}: %{{y:.1f}} %<extra></extra>"
         if n[0] > 2:
@@ -282,8 +282,7 @@ def region_figure(
         figure.add_trace(bar)
     titled(figure, "Share of saliency by region", subtitle, height=420)
     figure.update_yaxes(title_text="share of the mean map (%)", rangemode="tozero")
-    above = dict(orientation="h", x=0, y=1.0, yanchor="bottom")
-    figure.update_layout(barmode="group", bargap=0.25, legend=above, margin_t=120)
+    figure.update_layout(barmode="group", bargap=0.25)
     return figure.update_xaxes(title_text="region")
 
 

@@ -331,7 +331,7 @@ def application(
     known = ["*"] if host in ("0.0.0.0", "::") else ["127.0.0.1", "localhost", "[::1]", host]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, known)])
 
-# %% ../../nbs/lib/explore/17_workbench.ipynb #a3d3b3f6
+# %% ../../nbs/lib/explore/17_workbench.ipynb #fa5510c7
 PORT = 8866
 
 
@@ -344,6 +344,7 @@ def _free(
 
     for one in range(port, port + 50):
         with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just left is free
             probe.bind((host, one))
             return one
     raise ExploreError(f"no port from {port} to {port + 49} is free; choose one with --port")

@@ -99,6 +99,7 @@ export function workbench(root, carrier, start = "") {
     seen[now] = new Set();
     const fresh = new Set([...keys].filter((key) => key !== "tab"));
     missed.forEach((key) => fresh.add(key));
+    buttons[now].scrollIntoView?.({ block: "nearest", inline: "nearest" });
     bench.say("");
     tab.show(state, fresh);
     root.dataset.tab = now;
