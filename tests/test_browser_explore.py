@@ -109,9 +109,6 @@ def test_maps_are_explored_in_jupyterlab(made, tmp_path):  # noqa: F811
     for cell in book.cells:
         cell.source = cell.source.replace('folder: str = ""', f"folder: str = {str(made.runs)!r}")
     nbformat.write(book, tmp_path / "explore_maps.ipynb")
-    bench = nbformat.read(NOTEBOOKS / "workbench.ipynb", 4)
-    bench.cells[-1].source = f"bench = Workbench({str(made.runs)!r})\nbench"
-    nbformat.write(bench, tmp_path / "workbench.ipynb")
     with jupyterlab(tmp_path, tmp_path / "lab") as address, chromium() as browser:
         page, errors = open_page(browser)
         page.goto(address("explore_maps.ipynb"))
@@ -123,10 +120,6 @@ def test_maps_are_explored_in_jupyterlab(made, tmp_path):  # noqa: F811
         scatter, grid = page.evaluate(DRAWN)
         assert scatter["width"] == scatter["room"] and scatter["x"] and scatter["y"]
         assert grid["title"] == "Eight columns" and grid["width"] <= grid["room"] < 1400
-        page.goto(address("workbench.ipynb"))
-        run_all(page, ".wb-tab-maps[data-ready] .wb-canvas")
-        page.click('.wb [role=tab]:text-is("Images")')
-        page.wait_for_function("document.querySelector('.wb-tile img')?.naturalWidth === 256")
     assert not errors
 
 
