@@ -8,6 +8,9 @@ answer is awaited, everything is drawn and the pictures in the window are there.
 the first press, which reads what later ones find read. Beside it a page of Voila with one picture
 in it: what a page takes that shows nothing else. Targets: a first picture within 3 s, a tab within
 300 ms, a control within 200 ms in the median and 400 ms at worst.
+
+On two cores that others used as well (load 5): a first picture after 1.3 s, of the bare page after
+2.5 s; the controls of Maps 45 to 150 ms in the median, those of Images 45 to 500 ms.
 """
 
 import os
