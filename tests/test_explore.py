@@ -1,5 +1,6 @@
 """The explorers: what a control says is what is shown, and what is gone is said."""
 
+import ast
 import json
 import os
 import re
@@ -954,3 +955,14 @@ def test_an_error_is_on_the_wrong_side_of_the_class_that_is_scored():
     assert np.allclose(three, [0.1, 0.5, 0.1])  # the score is that of real
     with pytest.raises(ValueError, match="synthetic="):
         joined_predictions(viewed(["0", "1", "0"]))
+
+
+def test_the_workbench_has_every_part_of_a_report():
+    root = Path(__file__).parents[1]
+    cells = nbformat.read(root / "nbs" / "report.ipynb", 4).cells
+    code = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    imports = [node for node in ast.walk(code) if isinstance(node, ast.ImportFrom)]
+    of_report = [node for node in imports if node.module.startswith("cyborg.report")]
+    names = {alias.name for node in of_report for alias in node.names} - {"Page", "write_page"}
+    words = re.findall(r"\w+", (root / "cyborg" / "explore" / "digest.py").read_text())
+    assert names - set(words) == set()

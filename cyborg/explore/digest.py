@@ -18,13 +18,24 @@ from .choice import Choice
 from .desk import Desk
 from .views import ExploreError
 from ..files import file_stamp
-from cyborg.report.differences import (
-    answers,
-    difference_figure,
-    generator_tests,
-    tests_table,
+from ..report.differences import difference_figure, generator_tests, tests_table
+from cyborg.report.enough import (
+    QUESTIONS,
+    enough_figure,
+    enough_table,
+    hours_figure,
+    questions_of,
 )
-from ..report.frozen import delong_table, frozen_table
+from ..report.fairness import fairness_figure, gaps_table, group_columns, groups_table
+from cyborg.report.frozen import (
+    combinations_table,
+    delong_table,
+    frozen_by_generator,
+    frozen_figure,
+    frozen_roc_by_generator,
+    frozen_table,
+)
+from ..report.headline import headline
 from cyborg.report.limits import (
     audit_figure,
     findings_table,
@@ -33,6 +44,7 @@ from cyborg.report.limits import (
     salience_table,
 )
 from cyborg.report.panels import (
+    DETECTORS,
     accuracy_figure,
     agreement_figure,
     annotator_table,
@@ -42,6 +54,17 @@ from cyborg.report.panels import (
     roc_panels,
     training_agreement_table,
 )
+from ..report.pooling import pool_column, pooling_figure, pooling_table
+from ..report.printed import of_paper, printed_table
+from cyborg.report.protocols import (
+    elsewhere_figure,
+    elsewhere_table,
+    fold_data,
+    folds_figure,
+    folds_table,
+    leaks_table,
+)
+from ..report.search import search_figure, search_table
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
@@ -56,6 +79,7 @@ from cyborg.report.tables import (
     read_tables,
     run_states,
     settings_table,
+    systems_table,
 )
 
 # %% ../../nbs/lib/explore/13_digest.ipynb #186356ac
@@ -91,6 +115,61 @@ def _of(
     return lambda tables: make(tables, *arguments, **options)
 
 
+def _of_others(
+    tables: StudyTables,
+    chapter: str,
+) -> list[Part]:
+    "Detectors of others that were trained here, and frozen systems."
+    parts, add = [], lambda *part: parts.append(Part(part[0], chapter, *part[1:]))
+    names = order_of(tables, "scenario")
+    for number, detector in zip((21, 22), DETECTORS, strict=True):
+        if any(name.startswith(detector) for name in names):
+            make = _of(roc_panels, detector=detector)
+            add(f"figure_{number}", f"Figure {number}: {detector}", make)
+    add("frozen", "Frozen systems", frozen_table)
+    for data in tables.frozen.systems["data"].unique():
+        title = f"Figure {'20, 5(e)' if data in order_of(tables, 'data') else '19'}: {data}"
+        add(f"figures_19_20_{data}", title, _of(frozen_figure, data))
+        add(f"frozen_rocs_{data}", f"{title}, by generator", _of(frozen_roc_by_generator, data))
+        add(
+            f"frozen_generators_{data}", f"AUC by generator: {data}", _of(frozen_by_generator, data)
+        )
+        add(f"combinations_{data}", f"Combinations: {data}", _of(combinations_table, data))
+    return parts
+
+
+def _asked(
+    tables: StudyTables,
+    baseline: str,  # scenario that the others are held against
+) -> list[Part]:  # none of what the study file does not ask
+    "Answers to the questions of a study file."
+    parts, add = [], lambda *part: parts.append(Part(part[0], "What the study asks", *part[1:]))
+    for question in (asks := questions_of(tables)):
+        title, _ = QUESTIONS[question]
+        add(f"enough_{question}", title, _of(enough_figure, question))
+        add(f"enough_{question}_table", f"{title} In numbers", _of(enough_table, question))
+    if len(asks):
+        add("hours", "What an hour of annotation buys", hours_figure)
+    for i, column in enumerate(group_columns(tables)):
+        add(f"groups_{i}", f"By {column}", _of(fairness_figure, column))
+        add(f"gaps_{i}", f"By {column}: gaps", _of(gaps_table, column))
+        add(f"groups_{i}_all", f"By {column}: every group", _of(groups_table, column))
+    if column := pool_column(tables):
+        add("pool", f"Pictures or {column}", pooling_figure)
+        add("pool_table", f"Pictures or {column}: table", _of(pooling_table, baseline))
+    for of in fold_data(tables):
+        add(f"folds_{of}", f"Folds of {of}", _of(folds_figure, of, baseline))
+        add(f"folds_{of}_table", f"Folds of {of}: table", _of(folds_table, of, baseline))
+        add(f"leaks_{of}", f"Folds of {of}: leaks", _of(leaks_table, of))
+    if (tables.folder / "elsewhere.csv").is_file():
+        add("elsewhere", "Other sets", elsewhere_figure)
+        add("elsewhere_table", "Other sets: table", _of(elsewhere_table, baseline))
+    if (tables.folder / "sweep" / "trials.csv").is_file():
+        add("sweep", "What the sweep tried", search_figure)
+        add("sweep_table", "What the sweep tried: table", search_table)
+    return parts
+
+
 def parts_of(
     tables: StudyTables,
     baseline: str,  # scenario that the others are held against
@@ -109,12 +188,13 @@ def parts_of(
         *cell("figures_7", paper, "Figures 7, 14", mean_map_figure),
         *cell("figures_15_18", paper, "Figures 15-18", roc_by_generator),
         *cell("generators", paper, "AUC by generator", generator_figure),
-        Part("frozen", paper, "Frozen systems", frozen_table),
+        *_of_others(tables, paper),
         Part("controls", maps, f"Against {control}: what the maps say", against(control)),
         Part("agreement", maps, "Agreement with human maps", agreement_figure),
         Part("annotators", maps, "With single annotators", one_by_one),
         Part("annotators_table", maps, "With single annotators: all metrics", annotator_table),
         Part("training_agreement", maps, "Mean maps: agreement", training_agreement_table),
+        *_asked(tables, baseline),
         Part("tests", tests, f"Against {baseline}: tests", _of(tests_table, baseline, digits=4)),
         Part("generator_tests", tests, "By generator", _of(generator_tests, baseline, digits=4)),
         Part("controls_table", tests, f"Against {control}", _of(tests_table, control, digits=4)),
@@ -125,7 +205,12 @@ def parts_of(
         Part("salience", more, "Five measures of the maps", salience_table),
     ]
     for data in order_of(tables, "data"):
+        title = f"All systems: {data}"
+        parts.append(Part(f"systems_{data}", more, title, _of(systems_table, data)))
         parts.append(Part(f"audit_{data}", more, f"Audit: {data}", _of(audit_figure, data)))
+    if of_paper(tables):
+        title = "Table 1 beside what the paper prints"
+        parts.append(Part("printed", paper, title, printed_table))
     parts.append(Part("findings", more, "Audit: findings", findings_table))
     parts.append(Part("settings", "The study", "What was run", settings_table))
     return [*parts, Part("runs", "The study", "The runs", grid_table)]
@@ -173,12 +258,12 @@ def study_answer(
     study = study_of(desk, choice)
     tables = study.tables
     try:
-        headline = answers(tables, study.baseline, study.control)
+        lines = headline(tables, study.baseline, study.control)
     except (ReportError, FileNotFoundError) as error:
-        headline = [("", [f"No headline: {error}"])]
+        lines = [("", [f"No headline: {error}"])]
     notes = [f"{basis(tables)}; runs: {run_states(tables.runs)}", positive_classes(tables)]
     parts = [{"key": p.key, "chapter": p.chapter, "title": p.title} for p in study.parts.values()]
-    return {"headline": headline, "notes": notes, "problems": tables.problems, "parts": parts}
+    return {"headline": lines, "notes": notes, "problems": tables.problems, "parts": parts}
 
 # %% ../../nbs/lib/explore/13_digest.ipynb #51fc7318
 def part_answer(
