@@ -275,9 +275,7 @@ def _score_rest(
     def opened(rows: tuple[int, int]) -> list[tuple[_Job, _Part]]:
         place = _cache_folder(cache, jobs[0].parts, rows[0])
         own, parts = [job for job in jobs if job.done <= rows[0]], {}
-        kept = (
-            cache_root(make=False) if cache is False else None
-        )  # a folder for this shard goes with it
+        kept = cache_root(make=False) if cache is False else None  # not with the shard
         for kind, network in ((_grid(job.network), job.network) for job in own):
             parts[kind] = parts.get(kind) or _open_part(manifest, rows, network, place, kept)
         return [(job, parts[_grid(job.network)]) for job in own]

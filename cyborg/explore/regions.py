@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/explore/08_regions.ipynb #16c507f9
+# %% ../../nbs/lib/explore/08_regions.ipynb #2efe5dc1
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from PIL import Image
 from scipy import stats
 
 from .views import ExploreError, RunView
 from ..figures import plotly_text, scenario_style, titled
 from ..files import ManifestError, file_stamp, safe_path
 from ..manifest import read_table
+from ..pictures import picture_size
 from ..prepare.crop import POINTS
 from ..prepare.landmarks import face_ellipse, face_regions, face_scale
 from ..saliency import polygon_mask, resize_map
@@ -82,7 +82,7 @@ def _of_landmarks(
     chosen = known[np.linspace(0, len(known) - 1, min(_MOST, len(known))).astype(int)]
     parts, names = [], ()
     for row in chosen:
-        side = _side(safe_path(root, table["image"].iloc[row]))
+        side = max(picture_size(safe_path(root, table["image"].iloc[row])))
         names, masks = first_claims(
             landmark_masks(points[row] * CELLS / side), "hair and background"
         )
@@ -90,14 +90,6 @@ def _of_landmarks(
     if not parts:
         return None
     return Regions(names, np.mean(parts, axis=0), f"landmarks of {len(parts):,} images")
-
-
-def _side(
-    path: Path,  # a picture, square
-) -> int:  # pixels
-    "The side of a picture, from its header alone."
-    with Image.open(path) as image:
-        return max(image.size)
 
 # %% ../../nbs/lib/explore/08_regions.ipynb #904b81db
 _ZOOM = 1.15  # of the demo's pictures, about their middle
