@@ -1,6 +1,7 @@
 """The repository as a whole: generated code, clean notebooks, one source of settings."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import re
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,23 @@ def test_the_reader_of_pictures_brings_neither_pandas_nor_the_package():
     assert (heavy, pictures) == ("[]", "['cyborg.pictures']")
     # what writes docstrings is there where a module is compiled
     assert ast.literal_eval(every) <= {"cyborg.front", "cyborg.pictures", "cyborg.docstrings"}
+
+
+def taken(path: Path) -> set[tuple[str, str]]:
+    "Modules of the package that a script imports from, and the names it takes."
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    froms = [n for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    own = [n for n in froms if (n.module or "").split(".")[0] == "cyborg"]
+    return {(node.module, alias.name) for node in own for alias in node.names}
+
+
+def test_scripts_take_what_is_there():
+    "Nothing else notices where a name has moved away from under a benchmark or an experiment."
+    folders = [ROOT / name for name in ("benchmarks", "experiments", "nbs/docs")]
+    scripts = [path for folder in folders for path in folder.rglob("*.py")]
+    lost = []
+    for module, name in sorted(set().union(*map(taken, scripts))):
+        found, full = importlib.import_module(module), f"{module}.{name}"
+        there = hasattr(found, name) or hasattr(found, "__path__") and find_spec(full)
+        lost += [] if there else [full]
+    assert len(scripts) > 20 and lost == []

@@ -22,7 +22,7 @@ from cyborg.files import atomic_path, data_root
 from cyborg.findings import validate
 from cyborg.manifest import Manifest, group_split, read_manifest, write_manifest
 from cyborg.pictures import read_picture
-from cyborg.prepare.segmentation import REGIONS, face_ellipse, face_regions, face_scale
+from cyborg.prepare.landmarks import REGIONS, face_ellipse, face_regions, face_scale
 from cyborg.saliency import fixation_map, region_map, unit_range, write_map
 
 # --- what is trained on, tested on and compared with what -------------------------------------
