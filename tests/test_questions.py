@@ -19,11 +19,17 @@ from cyborg.measure.auc import auc_table
 from cyborg.models import make_network
 from cyborg.predictions import read_predictions
 from cyborg.report.enough import enough_figure, enough_table
-from cyborg.report.fairness import fairness_answers, fairness_figure
+from cyborg.report.fairness import fairness_answers, fairness_figure, group_columns
 from cyborg.report.headline import headline
-from cyborg.report.pooling import pooling_figure, pooling_table
-from cyborg.report.protocols import elsewhere_table, folds_figure, folds_table, leaks_table
-from cyborg.report.tables import main_table, read_tables, settings_table
+from cyborg.report.pooling import pool_column, pooling_figure, pooling_table
+from cyborg.report.protocols import (
+    elsewhere_table,
+    fold_data,
+    folds_figure,
+    folds_table,
+    leaks_table,
+)
+from cyborg.report.tables import StudyTables, main_table, read_tables, settings_table
 from cyborg.study import elsewhere
 from cyborg.study.collect import collect
 from cyborg.study.file import make_study, read_study, study_runs, write_study
@@ -468,3 +474,19 @@ def test_the_report_of_folds_alone_has_no_other_part(asking, tmp_path):
     collect(study)
     keys = {section.key for section in run_notebook(study.folder, vector=False)["page"].sections}
     assert "folds_demo" in keys and not {"hours", "pool", "groups_0", "sweep"} & keys
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "nothing"),
+    [("groups", group_columns, []), ("folds", fold_data, []), ("pools", pool_column, "")],
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"other\n1\n"])
+def test_a_damaged_table_of_a_question_is_told_and_not_taken_for_no_question(
+    tmp_path, name, asked, nothing, content
+):
+    tables = StudyTables(tmp_path, {}, *[pd.DataFrame()] * 7, [])
+    assert asked(tables) == nothing and tables.problems == []
+    (tmp_path / f"{name}.csv").write_bytes(content)
+    assert asked(tables) == asked(tables) == nothing
+    [told] = tables.problems
+    assert told.startswith(f"{name}.csv: ")

@@ -487,3 +487,15 @@ def test_mean_gaze_lies_between_the_eyes_and_the_mouth(real):
     total = gaze.map.sum()
     face = gaze.map[68:233, 45:210].sum()
     assert face / total > 0.85
+
+
+def test_a_minified_module_is_read_without_running_it():
+    path = ROOT / "experiments" / "frozen_faces" / "inception.py"
+    spec = importlib.util.spec_from_file_location("inception", path)
+    inception = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(inception)
+    wrapped = "function(){{module.exports=a()}}({{1:[function(a,n,i){{n.exports={}}},{{}}]}})"
+    value = '{a:{min:-.5,b_1:[null,!0,!1,.25]},name:"x:y"}'
+    expected = {"a": {"min": -0.5, "b_1": [None, True, False, 0.25]}, "name": "x:y"}
+    assert inception.exported(wrapped.format(value)) == expected
+    assert inception.exported(wrapped.format('"AAEC"')) == "AAEC"

@@ -137,7 +137,7 @@ def _of_others(
         add(f"combinations_{data}", f"Combinations: {data}", _of(combinations_table, data))
     return parts
 
-
+# %% ../../nbs/lib/explore/13_digest.ipynb #9f7a5bba
 def _asked(
     tables: StudyTables,
     baseline: str,  # scenario that the others are held against
@@ -169,7 +169,7 @@ def _asked(
         add("sweep_table", "What the sweep tried: table", search_table)
     return parts
 
-
+# %% ../../nbs/lib/explore/13_digest.ipynb #76a0b028
 def parts_of(
     tables: StudyTables,
     baseline: str,  # scenario that the others are held against

@@ -21,6 +21,7 @@ from .differences import signed, with_enough_runs
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
+    asked_values,
     cells_of,
     further_table,
     in_order,
@@ -52,10 +53,7 @@ def group_columns(
     tables: StudyTables,
 ) -> list[str]:  # none where the study did not ask
     "The columns that groups were told apart by."
-    try:
-        return further_table(tables, "groups", _EXAMPLE)["column"].unique().tolist()
-    except ReportError:
-        return []
+    return asked_values(tables, "groups", "column")
 
 # %% ../../nbs/lib/report/03_fairness.ipynb #4309a4d5
 def _group_words(rows: pd.DataFrame) -> dict[str, str]:

@@ -18,6 +18,7 @@ from .differences import signed, with_enough_runs
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
+    asked_values,
     cells_of,
     further_table,
     in_order,
@@ -34,10 +35,7 @@ def pool_column(
     tables: StudyTables,
 ) -> str:  # empty where the study did not ask
     "The column whose values are groups of images."
-    try:
-        return further_table(tables, "pools", _EXAMPLE)["column"].iloc[0]
-    except ReportError:
-        return ""
+    return next(iter(asked_values(tables, "pools", "column")), "")
 
 
 def _pools(

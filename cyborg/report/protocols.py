@@ -27,6 +27,7 @@ from .differences import signed, with_enough_runs
 from cyborg.report.tables import (
     ReportError,
     StudyTables,
+    asked_values,
     cells_of,
     further_table,
     in_order,
@@ -43,10 +44,7 @@ def fold_data(
     tables: StudyTables,
 ) -> list[str]:  # none where the study has no protocol
     "The data that were split into folds."
-    try:
-        return further_table(tables, "folds", _EXAMPLE)["of"].unique().tolist()
-    except ReportError:
-        return []
+    return asked_values(tables, "folds", "of")
 
 
 def _folds(

@@ -217,6 +217,22 @@ def further_table(
     numbers = [column for column in table if column not in _FURTHER_TEXT]
     return table.assign(**{n: pd.to_numeric(table[n], errors="coerce") for n in numbers})
 
+
+def asked_values(
+    tables: StudyTables,
+    name: str,  # of a CSV file in the study folder
+    column: str,
+) -> list[str]:  # none where the study did not ask
+    "What a question was asked of; a damaged table is a problem that the report tells."
+    if not (tables.folder / f"{name}.csv").is_file():
+        return []
+    try:
+        return further_table(tables, name, "")[column].unique().tolist()
+    except (ReportError, KeyError) as error:
+        told = f"{name}.csv: {error}"
+        tables.problems.extend([told] * (told not in tables.problems))
+        return []
+
 # %% ../../nbs/lib/report/00_tables.ipynb #746b80d9
 def basis(
     tables: StudyTables,

@@ -37,7 +37,8 @@ def exported(
     if value.startswith('"'):
         return json.JSONDecoder().raw_decode(value)[0]
     value = re.sub(r"([{,])([A-Za-z_]\w*):", r'\1"\2":', value)  # names stand without quotes
-    value = value.replace(":!0", ":true").replace(":!1", ":false")
+    value = re.sub(r"([:\[,])!0", r"\1true", value)
+    value = re.sub(r"([:\[,])!1", r"\1false", value)
     value = re.sub(r"([:\[,-])\.(\d)", r"\g<1>0.\2", value)  # .5 for 0.5
     return json.JSONDecoder().raw_decode(value)[0]
 
