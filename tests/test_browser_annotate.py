@@ -674,7 +674,7 @@ def test_the_brush_in_jupyterlab(page, lab):
     page.goto(url)
     run_all(page, ".brush-stage img")
     time.sleep(3)  # outputs below still move the page
-    page.locator(".brush-stage").first.scroll_into_view_if_needed()
+    page.locator(".brush-stage").first.evaluate("s => s.scrollIntoView({block: 'center'})")
     paint(page, 0, [(0.3, 0.4), (0.7, 0.4)])
     paint(page, 0, [(0.5, 0.6)])
     page.click("[data-tool=undoButton]")

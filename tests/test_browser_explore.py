@@ -34,7 +34,7 @@ def press_everything(page):
     page.wait_for_function(changed, arg=[OTHER, before])
     page.wait_for_function("document.querySelector('.js-plotly-plot')?.data?.length > 0")
     plot = page.locator(".js-plotly-plot").first
-    plot.scroll_into_view_if_needed()
+    plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
     drawn = page.locator("figure").count()
     page.mouse.click(*plot.evaluate(POINT))
     page.wait_for_function("n => document.querySelectorAll('figure').length === n + 5", arg=drawn)
@@ -88,7 +88,7 @@ def explain_a_picture(page):
     )
     page.wait_for_selector("p[role=alert]:has-text('x.png')")
     assert page.locator("text=as the network sees it").count() == 1  # what was shown stays
-    page.locator(".drop-zone").scroll_into_view_if_needed()
+    page.locator(".drop-zone").evaluate("zone => zone.scrollIntoView()")
 
 
 def keep_picture(page, name):

@@ -25,9 +25,11 @@ IN_SIGHT = """() => {
         && box.right <= innerWidth && box.width > 300
         && getComputedStyle(copy).visibility === 'visible';
 }"""
-HIDDEN = (
-    """() => getComputedStyle(document.querySelector('.cyborg-follow')).visibility === 'hidden'"""
-)
+# In one step: the figure is drawn anew all the time, and what was found a moment ago is gone.
+SCROLLED_AND_HIDDEN = """() => {
+    document.querySelector('.jp-OutputArea .js-plotly-plot')?.scrollIntoView({block: 'center'});
+    return getComputedStyle(document.querySelector('.cyborg-follow')).visibility === 'hidden';
+}"""
 
 
 def test_a_figure_that_is_drawn_above_is_seen_below(tmp_path, monkeypatch):
@@ -47,8 +49,6 @@ def test_a_figure_that_is_drawn_above_is_seen_below(tmp_path, monkeypatch):
         page.wait_for_function(IN_SIGHT, timeout=60_000)
         page.screenshot(path=tmp_path / "below.png")
         page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 900")
-        page.wait_for_selector(".jp-OutputArea .js-plotly-plot")
-        page.locator(".jp-OutputArea .js-plotly-plot").first.scroll_into_view_if_needed()
-        page.wait_for_function(HIDDEN, timeout=30_000)  # there is no need of a copy
+        page.wait_for_function(SCROLLED_AND_HIDDEN, timeout=60_000)  # there is no need of a copy
         (folder / "stop").touch()
         page.wait_for_selector(".cyborg-follow", state="detached", timeout=60_000)
