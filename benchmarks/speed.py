@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,8 +33,10 @@ from tqdm.auto import tqdm
 
 from cyborg.cache import open_cache
 from cyborg.data import Batch, ImageDataset, make_loader
+from cyborg.demo import make_demo
 from cyborg.epoch import run_epoch
 from cyborg.evaluation import predict, predict_together
+from cyborg.files import NOTEBOOKS
 from cyborg.forward import Way, choose_precision, forwarder
 from cyborg.manifest import Manifest
 from cyborg.models import Network, make_network
@@ -296,17 +299,69 @@ def memory() -> list[dict]:
 
 
 def imports() -> list[dict]:
-    "Time to import, in a fresh process, median of five."
-    rows = []
-    for module in ("cyborg.manifest", "cyborg.saliency", "cyborg.training", "cyborg.evaluation"):
-        times = []
-        for _ in range(6):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-            times.append(time.perf_counter() - start)
-        seconds = f"{statistics.median(times[1:]):.2f}"
-        rows.append({"what": f"import {module}", "ratio": float("nan"), "seconds": seconds})
+    "The first second: imports, refusals, a dry run, the way to the first batch; median of three."
+    modules = "cyborg", "cyborg.manifest", "cyborg.explore.workbench", "cyborg.training"
+    modules += "cyborg.evaluation", "cyborg.study.run"
+    rows = [first_row(f"import {one}", partial(python, f"import {one}")) for one in modules]
+    with tempfile.TemporaryDirectory() as place:
+        runs, train = Path(place) / "runs", NOTEBOOKS / "train.ipynb"
+        spoken = partial(spoken_after, {"CYBORG_RUNS": str(runs)})
+        make_demo()
+        refused = partial(spoken, "papermill", train, runs / "out.ipynb", "-p")
+        dry = partial(spoken, "cyborg-study", NOTEBOOKS / "studies/quick.yaml", "--dry_run")
+        rows.append(first_row("papermill, epochs is 'ten'", partial(refused, "epochs", "ten")))
+        rows.append(
+            first_row("papermill, arch is 'resnet51'", partial(refused, "arch", "resnet51"))
+        )
+        rows.append(first_row("cyborg-study quick.yaml --dry_run", dry))
+        rows.append(first_row("papermill train.ipynb to its first batch", partial(to_batch, runs)))
     return rows
+
+
+def first_row(what: str, seconds: Callable[[], float]) -> dict:
+    times = [seconds() for _ in range(4)][1:]  # the first reads files that the others find read
+    return {"what": what, "ratio": float("nan"), "seconds": f"{statistics.median(times):.2f}"}
+
+
+def python(code: str) -> float:
+    "Seconds of a process."
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - start
+
+
+def spoken_after(environment: dict[str, str], command: str, *words: str | Path) -> float:
+    "Seconds until a command of this environment has said what it says."
+    line = [Path(sys.executable).with_name(command), *map(str, words)]
+    start = time.perf_counter()
+    subprocess.run(line, env=os.environ | environment, capture_output=True)
+    return time.perf_counter() - start
+
+
+def to_batch(runs: Path) -> float:
+    "Seconds from the command to the first batch of the first epoch: its end less its length."
+    line = [Path(sys.executable).with_name("papermill"), NOTEBOOKS / "train.ipynb"]
+    line += [runs / "out.ipynb", "-p", "epochs", "2", "-p", "overwrite", "True"]
+    shutil.rmtree(runs, ignore_errors=True)
+    runs.mkdir()
+    begun = time.time()
+    child = subprocess.Popen(
+        line,
+        env=os.environ | {"CYBORG_RUNS": str(runs)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not (found := [*runs.glob("*/history.csv")]):
+            if child.poll() is not None:
+                raise SystemExit("the training ended before its first epoch did")
+            time.sleep(0.02)
+        ended = found[0].stat().st_mtime
+        return ended - pd.read_csv(found[0])["seconds"].iloc[0] - begun
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 OURS = """

@@ -240,10 +240,19 @@ def _tree(path: Path) -> ast.Module:  # of a module
     return ast.parse(path.read_bytes())
 
 
+def _statements(path: Path) -> list[ast.AST]:  # of a module
+    "All statements, inner ones too, without a look at their expressions, which are many more."
+    found = [*_tree(path).body]
+    for node in found:  # which grows meanwhile
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, part, [])
+    return found
+
+
 def _without_docstrings(path: Path) -> bytes:  # of a module
     "Its lines but those of docstrings, which differ between a checkout and a wheel."
     dropped = set()
-    for node in ast.walk(_tree(path)):
+    for node in _statements(path):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             dropped |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
     lines = enumerate(path.read_bytes().splitlines(), 1)
@@ -256,7 +265,7 @@ def _imported(
 ) -> set[Path]:  # of modules of the package
     "What a module imports of this package, at its top or inside a function."
     found = set()
-    for node in ast.walk(_tree(path)):
+    for node in _statements(path):
         if not isinstance(node, ast.ImportFrom):
             continue
         parts = node.module.split(".") if node.module else []

@@ -50,8 +50,7 @@ def _with_known_tag(
 ) -> str:  # the same
     "Refuse weights that timm does not know of a network it knows, with the nearest."
     network, _, tag = name.partition(".")
-    known = [n for n in timm.list_models(include_tags=True) if n.partition(".")[0] == network]
-    if not tag or name in known:
+    if not tag or name in (known := timm.list_models(f"{network}.*", include_tags=True)):
         return name
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:3] or [network]
     raise NetworkError(

@@ -15,16 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy import stats
 
 from .views import ExploreError, RunView
 from ..figures import plotly_text, scenario_style, titled
 from ..files import ManifestError, file_stamp, safe_path
+from ..front import Deferred
 from ..manifest import read_table
 from ..pictures import picture_size
 from ..prepare.crop import POINTS
 from ..prepare.landmarks import face_ellipse, face_regions, face_scale
 from ..saliency import polygon_mask, resize_map
+
+# %% ../../nbs/lib/explore/08_regions.ipynb #2211385a
+stats = Deferred("scipy.stats")  # half a second, which many who come by here do not need
 
 # %% ../../nbs/lib/explore/08_regions.ipynb #074f28fd
 CELLS = 64  # cells a side that shares are counted on

@@ -14,17 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image, JpegImagePlugin
 from scipy.fft import dctn
-from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from cyborg.files import (
     Bar,
@@ -341,8 +336,13 @@ def trait_features(
     raise ValueError(f"trait is {trait!r}, expected one of {', '.join(TRAITS)} or all")
 
 # %% ../../nbs/lib/measure/05_audit.ipynb #e4085587
-def _classifier() -> Pipeline:
+def _classifier() -> Any:  # a pipeline of scikit-learn
     "Logistic regression on standardised numbers and on which of the commoner words it is."
+    from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
     words = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=20)
     columns = make_column_transformer(
         (words, make_column_selector(dtype_exclude=np.number)),
@@ -359,6 +359,8 @@ def _trait_scores(
     positive: np.ndarray,  # (n,) bool
 ) -> np.ndarray:  # (n,) log odds, those of training images from a model that did not see them
     "How synthetic each file is by its traits alone."
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     scores = np.empty(len(records))
     labels, features = positive[train], trait_features(records[train], trait)
     model, others = _classifier().fit(features, labels), np.flatnonzero(~train)

@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
 
 from ..files import did_you_mean
+from ..front import Deferred
 from .auc import Compared, Comparison, comparisons
 from .corners import Corners
 from .statistics import Influence, aligned_runs, check_share
+
+# %% ../../nbs/lib/measure/03_bootstrap.ipynb #eca6ed71
+stats = Deferred("scipy.stats")  # half a second, which many who come by here do not need
 
 # %% ../../nbs/lib/measure/03_bootstrap.ipynb #8b75d867
 WEIGHTS = 500_000  # images times replicates held at once: 4 MB, which stays in the cache
@@ -162,7 +165,8 @@ def seed_level(
         return middle
     drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=n).T
     tail = (1 - level) / 2
-    wider = np.sqrt(runs / (runs - 1)) * t.isf(tail, runs - 1) / norm.isf(tail) if widen else 1
+    of_few = np.sqrt(runs / (runs - 1)) * stats.t.isf(tail, runs - 1) / stats.norm.isf(tail)
+    wider = of_few if widen else 1
     return middle + wider * ((drawn * values).sum(axis=0) / runs - middle)
 
 

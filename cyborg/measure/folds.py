@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
 
+from ..front import Deferred
 from .auc import comparisons
 from .bootstrap import drawn_counts, seed_level, strata_of, weighted_aucs_of
 from .statistics import aligned_runs, check_share
+
+# %% ../../nbs/lib/measure/09_folds.ipynb #4c9fc4e1
+stats = Deferred("scipy.stats")  # half a second, which many who come by here do not need
 
 # %% ../../nbs/lib/measure/09_folds.ipynb #33f9cf3d
 def _stratum_draws(
@@ -95,7 +98,7 @@ def _folds_drawn(
     folds, n = values.shape
     drawn = rng.multinomial(folds, np.full(folds, 1 / folds), size=n).T
     tail = (1 - level) / 2
-    wider = np.sqrt(folds / (folds - 1)) * t.isf(tail, folds - 1) / norm.isf(tail)
+    wider = np.sqrt(folds / (folds - 1)) * stats.t.isf(tail, folds - 1) / stats.norm.isf(tail)
     apart = (drawn * (point - point.mean())[:, None]).sum(axis=0) / folds
     return values.mean(axis=0) + wider * apart
 

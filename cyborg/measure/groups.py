@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
+from ..front import Deferred
 from ..manifest import default_classes
 from .bootstrap import Replicates, replicated_auc, replicated_means, two_level
 from .statistics import aligned_runs
+
+# %% ../../nbs/lib/measure/07_groups.ipynb #573c120d
+stats = Deferred("scipy.stats")  # half a second, which many who come by here do not need
 
 # %% ../../nbs/lib/measure/07_groups.ipynb #d9088f1c
 SMALL = 30  # images of either class below which a rate of a group says little
@@ -156,7 +159,8 @@ def _means_of(
 def _area(scores: np.ndarray, synthetic: np.ndarray) -> float:
     "AUC from ranks."
     a, b = int(synthetic.sum()), int((~synthetic).sum())
-    return (rankdata(scores)[synthetic].sum() - a * (a + 1) / 2) / (a * b) if a and b else np.nan
+    above = stats.rankdata(scores)[synthetic].sum() - a * (a + 1) / 2
+    return above / (a * b) if a and b else np.nan
 
 # %% ../../nbs/lib/measure/07_groups.ipynb #864ed41c
 class Gap(NamedTuple):

@@ -12,13 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import norm, permutation_test, rankdata, t, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from ..files import did_you_mean
+from ..front import Deferred
 from ..manifest import SUMMARIES
 from .auc import Compared, auc_rows, compared
 from .corners import Corners, auc_of, mean_groups, roc_corners
+
+# %% ../../nbs/lib/measure/02_statistics.ipynb #a911ff6e
+stats = Deferred("scipy.stats")  # half a second, which many who come by here do not need
 
 # %% ../../nbs/lib/measure/02_statistics.ipynb #a0e29a58
 def check_share(
@@ -87,7 +90,7 @@ def interval_of(
         bound = (alpha / 2) ** (1 / least)
         low, high = (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
         return AUC(auc, 0.0, low, high, f"AUC is {auc:.0f}: interval from {least} disjoint pairs")
-    half = norm.isf(alpha / 2) * se / (auc * (1 - auc))
+    half = stats.norm.isf(alpha / 2) * se / (auc * (1 - auc))
     low, high = expit(logit(auc) + np.array([-half, half]))
     return AUC(auc, se, float(low), float(high), "" if se else "all scores are equal")
 
@@ -234,9 +237,8 @@ def sign_flip_p(
     values = _as_differences(differences)
     if len(values) > EXACT_PAIRS:
         how = {"n_resamples": SIGN_SAMPLES, "batch": 1000, "vectorized": True}
-        rng = np.random.default_rng(seed)
-        kind = "samples"
-        test = permutation_test((values,), np.mean, permutation_type=kind, random_state=rng, **how)
+        how |= {"permutation_type": "samples", "random_state": np.random.default_rng(seed)}
+        test = stats.permutation_test((values,), np.mean, **how)
         return float(test.pvalue)
     sums = np.zeros(1)
     for value in values:
@@ -252,8 +254,8 @@ def wilcoxon_p(
     values = _as_differences(differences)
     values = values[values != 0]
     if len(values) > EXACT_PAIRS:
-        return float(wilcoxon(values, method="auto").pvalue)
-    return sign_flip_p(np.sign(values) * rankdata(np.abs(values))) if len(values) else 1.0
+        return float(stats.wilcoxon(values, method="auto").pvalue)
+    return sign_flip_p(np.sign(values) * stats.rankdata(np.abs(values))) if len(values) else 1.0
 
 # %% ../../nbs/lib/measure/02_statistics.ipynb #2f12f11e
 def probability_of_improvement(
@@ -314,7 +316,8 @@ def _mean_interval(
     n = len(values)
     if n < 2:
         return np.nan, np.nan
-    half = t.isf((1 - check_share(level, "level")) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    tail = (1 - check_share(level, "level")) / 2
+    half = stats.t.isf(tail, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return values.mean() - half, values.mean() + half
 
 

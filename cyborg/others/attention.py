@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from timm.models.xception import Block, SeparableConv2d
 from torch import nn
 
@@ -122,6 +121,8 @@ def appearance_model(
         raise ValueError(f"an appearance model needs 2 maps that are not flat, got {len(maps)}")
     cells = maps.shape[1:]
     flat = maps.reshape(len(maps), -1)
+    from sklearn.decomposition import PCA  # here, since it would keep every training waiting
+
     model = PCA(min(COMPONENTS, *flat.shape), svd_solver="full").fit(flat.astype(np.float64))
     to_maps = lambda values: values.reshape(-1, *cells).astype(np.float32)  # noqa: E731
     return Templates(to_maps(model.mean_)[0], to_maps(model.components_))

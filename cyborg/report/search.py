@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.stats import t
 
 from ..figures import SOURCE_COLOURS, on_paper, panels, plotly_text, titled
+from ..front import Deferred
 from .differences import signed
 from .tables import ReportError, StudyTables, reading_study
+
+# %% ../../nbs/lib/report/03_search.ipynb #a3b1090d
+stats = Deferred("scipy.stats")  # half a second, which many who come by here do not need
 
 # %% ../../nbs/lib/report/03_search.ipynb #c4344cbb
 _EXAMPLE = "sweep: {alpha: [0.1, 0.9]}"
@@ -76,7 +79,7 @@ def margin_of(found: Search) -> Margin:
     if n < 2:
         words = f"chosen on one seed: a gain of {signed(gain)} cannot be told from chance"
         return Margin(gain, np.nan, np.nan, n, words)
-    half = t.isf(0.025, n - 1) * gains.std(ddof=1) / np.sqrt(n)
+    half = stats.t.isf(0.025, n - 1) * gains.std(ddof=1) / np.sqrt(n)
     low, high = gain - half, gain + half
     words = f"{n} seeds: a gain of {signed(gain)} [{signed(low)}, {signed(high)}] on validation "
     words += "is not more than the seeds differ"
