@@ -302,7 +302,8 @@ def grad_cam(
     wrapped = _pooled(network).eval()
     try:
         with torch.enable_grad(), GradCAM(wrapped, [wrapped.pooled]) as explainer:
-            maps = explainer(images, [ClassifierOutputTarget(c) for c in classes.tolist()])
+            asked = images.detach().requires_grad_()  # so that frozen features have a gradient, too
+            maps = explainer(asked, [ClassifierOutputTarget(c) for c in classes.tolist()])
     finally:
         network.train(was_training)
         network.zero_grad(set_to_none=True)

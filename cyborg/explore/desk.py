@@ -146,6 +146,7 @@ class Desk:
     ) -> Shelf:
         "A study as it is now; ExploreError in words where there is nothing to see."
         studies = self.studies
+        study = f"{study}/" if f"{study}/" in studies else study  # as it is typed
         if study and study not in studies:
             raise ExploreError(f"there is no study {study!r}, expected one of {', '.join(studies)}")
         done = (path for path in studies.values() if found_runs(path, "*/predictions.parquet"))

@@ -184,6 +184,7 @@ def scatter_rows(
     for name in names:
         own = table.iloc[order][["row", "source", "label"]]
         own = own.assign(score=table[f"score {name}"], cc=table[f"cc {name}"])
+        own = own.astype({"row": np.int32, "score": np.float32, "cc": np.float32})
         parts.append(own.assign(scenario=name) if len(names) > 1 else own)
     return pd.concat(parts, ignore_index=True)
 
@@ -201,7 +202,7 @@ def scatter_of(
     if len(rows) <= FEW:
         plain_traces = [trace.to_plotly_json() | {"type": "scatter"} for trace in figure.data]
         figure = go.Figure(plain_traces, figure.layout)
-    return figure.update_layout(dragmode="lasso", margin_t=40, title_text="")
+    return figure.update_layout(dragmode="lasso", margin_t=40, title_text="", height=540)
 
 
 def scatter_answer(
@@ -209,7 +210,9 @@ def scatter_answer(
     view: View,
 ) -> dict[str, Any]:
     "The figure."
-    return {"figure": scatter_of(desk, view).to_json(), "about": averaged_over(view.runs)}
+    key = "scatter", view.key, view.choice
+    figure = desk.kept.get(key, lambda: scatter_of(desk, view).to_json())
+    return {"figure": figure, "about": averaged_over(view.runs)}
 
 # %% ../../nbs/lib/explore/11_gallery.ipynb #4da12711
 def _marks(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/lib/explore/12_roster.ipynb #aa1a4c5b
+# %% ../../nbs/lib/explore/12_roster.ipynb #41f40cb2
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
@@ -20,6 +20,7 @@ from .curves import FIGURES, result_figure, settings_table
 from .desk import Desk, Shelf, plain
 from .views import ExploreError, RunView, grouped
 from ..figures import band, plotly_text, scenario_line, scenario_style, titled
+from ..files import file_stamp
 from ..study.runner import run_state
 
 # %% ../../nbs/lib/explore/12_roster.ipynb #b71b2edf
@@ -59,6 +60,14 @@ def _auc_words(
     "The AUC of a run, of unseen generators where there are any, with DeLong's interval."
     if not (run.finished and _measured(run)):
         return {}
+    if "_auc_told" not in run.__dict__:
+        run._auc_told = _read_auc(run)
+    return run._auc_told
+
+
+def _read_auc(
+    run: RunView,
+) -> dict[str, Any]:
     rows = run.results.aucs.set_index("source")
     for name in _PRIMARY:
         if name in rows.index and pd.notna(rows.loc[name, "auc"]):
@@ -89,6 +98,15 @@ def _history(run: RunView) -> pd.DataFrame:
         return pd.DataFrame()
 
 
+def _mean_cc(
+    run: RunView,
+) -> float:
+    "Agreement with the human maps, kept with the run."
+    if "_cc_told" not in run.__dict__:
+        run._cc_told = float(run.predictions["cc"].mean())
+    return run._cc_told
+
+
 def _run_row(
     run: RunView,
     differing: Sequence[str],  # settings
@@ -106,7 +124,7 @@ def _run_row(
     row |= {"settings": {name: str(run.settings.get(name, "")) for name in differing}}
     row |= {"sparks": {name: _spark(history, name) for name in SPARKS}}
     with suppress(OSError, ValueError, KeyError):
-        row |= {"cc": float(run.predictions["cc"].mean()) if run.finished else np.nan}
+        row |= {"cc": _mean_cc(run) if run.finished else np.nan}
     return row | _auc_words(run)
 
 
@@ -170,9 +188,9 @@ def column_figure(
         if len(series) > 1:
             figure.add_trace(band(wide.index, mean - sd, mean + sd, style.colour))
             figure.data[-1].update(legendgroup=name)
-            for one in series:
-                figure.add_trace(go.Scatter(x=one.index, y=one, opacity=0.35, **how))
-                figure.data[-1].line = dict(color=style.colour, width=1)
+            x, y = _joined(series)
+            figure.add_trace(go.Scatter(x=x, y=y, opacity=0.35, **how))
+            figure.data[-1].line = dict(color=style.colour, width=1)
         line = scenario_line(name.split(", ")[-1], 2.4)
         words = f"{plotly_text(name)}" + (f" (mean of {len(series)})" if len(series) > 1 else "")
         figure.add_trace(go.Scatter(x=wide.index, y=mean, name=words, line=line, legendgroup=name))
@@ -181,8 +199,25 @@ def column_figure(
     spoken = column.replace("val_", "validation ").replace("train_", "training ")
     spoken = plotly_text(spoken.replace("_", " "))
     titled(figure, spoken, note)
-    figure.update_xaxes(title_text="epoch", rangemode="tozero")
+    figure.update_xaxes(title_text="epoch", **_epoch_ticks(figure))
     return figure.update_yaxes(title_text=spoken)
+
+
+def _joined(
+    series: Sequence[pd.Series],  # values by epoch
+) -> tuple[np.ndarray, np.ndarray]:  # x and y, with gaps between
+    "Several curves as one trace: a browser draws it many times as fast."
+    gap = [np.nan]
+    x = np.concatenate([part for one in series for part in (one.index.to_numpy(float), gap)])
+    return x, np.concatenate([part for one in series for part in (one.to_numpy(float), gap)])
+
+
+def _epoch_ticks(
+    figure: go.Figure,  # with epochs along x
+) -> dict[str, Any]:
+    "Whole epochs: from the first to the last where they are few, from 0 where they are many."
+    last = max((int(np.nanmax(trace.x)) for trace in figure.data if len(trace.x)), default=1)
+    return dict(dtick=1, range=[0.9, last + 0.1]) if last <= 12 else dict(rangemode="tozero")
 
 
 def curves_answer(
@@ -197,6 +232,17 @@ def curves_answer(
     runs = [run for run in runs if run.folder.name in picked] if picked else runs
     if not runs:
         raise ExploreError("no run is chosen")
+    histories = str([file_stamp(run.folder / "history.csv") for run in runs])
+    there = tuple((run.folder, str(run.stamp), _measured(run)) for run in runs)
+    key = "curves", there, histories, what, source
+    return desk.kept.get(key, lambda: _curves_of(runs, what, source))
+
+
+def _curves_of(
+    runs: Sequence[RunView],
+    what: str,
+    source: str,
+) -> dict[str, Any]:  # figure, sources
     own = what not in FIGURES
     figure = column_figure(runs, what) if own else result_figure(runs, what, source)
     if own and not figure.data:

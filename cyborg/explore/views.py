@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,18 @@ class ExploreError(ValueError):
     "Something that cannot be shown, with the reason."
 
 # %% ../../nbs/lib/explore/00_views.ipynb #9432d863
+def _study_name(
+    folder: Path,  # of a run
+    settings: Mapping[str, Any],
+) -> str:  # empty where the folder is of no study
+    "What the study around it calls the scenario of a run: two may differ in a setting alone."
+    name, network = folder.resolve().name, settings["arch"].replace("/", "_")
+    if not (folder.resolve().parent / "study.yaml").is_file():
+        return ""
+    before, _, last = name.removesuffix(f"-seed{settings['seed']}").rpartition(f"-{network}-")
+    return last if before else ""
+
+
 class RunView:
     "One run, each of its files read when it is first looked at."
 
@@ -50,7 +62,9 @@ class RunView:
         self.folder = Path(folder)
         self.record = run_record(self.folder)
         self.settings = self.record["settings"]
-        self.scenario = run_config(self.settings).scenario
+        self.scenario = (
+            _study_name(self.folder, self.settings) or run_config(self.settings).scenario
+        )
         self.data = data_name(self.settings["manifest"])
         self.network, self.seed = self.settings["arch"], int(self.settings["seed"])
         self.name = f"{self.scenario}, seed {self.seed}"  # `find_runs` adds what tells two apart
@@ -73,11 +87,16 @@ class RunView:
     def finished(self) -> bool:
         return (self.folder / "predictions.parquet").is_file()
 
-    @property
+    @cached_property
     def tested(self) -> str:  # 16 hexadecimal digits
         "Hash of the names of the test images, the same for runs that can be compared."
         names = read_predictions(self.folder, ("image",))["image"]
         return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def asked(self) -> Any:  # hashable
+        "What the predictions were made of, by their own note; the folder where they do not say."
+        return predicted_with(self.folder).get("manifest", self.folder)
 
     @property
     def ended(self) -> bool:  # finished or failed
@@ -277,8 +296,7 @@ def data_sets(
     groups, known = {}, {}
     for run in runs:
         try:
-            state = predicted_with(run.folder).get("manifest", run.folder)
-            key = run.settings["manifest"], state
+            key = run.settings["manifest"], run.asked
             known[key] = known.get(key) or run.tested
             groups.setdefault(known[key], []).append(run)
         except (OSError, ValueError, KeyError, TypeError) as error:

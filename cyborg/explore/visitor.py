@@ -122,8 +122,9 @@ def _near(
     features: Any,  # (N,)
 ) -> dict[str, Any]:  # images, why there are none
     "The training images that a run takes for most alike."
-    try:
-        others, rows = training_features(run, _network(desk, run))
+    key = "features", str(run.folder), str(run.stamp)
+    try:  # once for all who ask meanwhile
+        others, rows = desk.kept.get(key, lambda: training_features(run, _network(desk, run)))
     except (OSError, ValueError) as error:  # the training images are gone, or have changed
         return {"images": [], "why": str(error)}
     rows = rows.iloc[nearest_images(features, others)]
@@ -142,6 +143,21 @@ def _data_url(pixels: Any) -> str | None:
     if pixels is None:
         return None
     return "data:image/jpeg;base64," + base64.b64encode(as_jpeg(pixels)).decode()
+
+
+def nearest_answer(
+    desk: Desk,
+    view: View,
+    name: str,  # of the file
+    content: str,  # base64
+    crop: bool = True,  # to its largest face
+) -> dict[str, Any]:  # images, of, why there are none
+    "Training images that the first run takes for most alike: asked apart, slow the first time."
+    group, run = next(iter(asked_runs(view).items()))
+    network = _network(desk, run)
+    picture = _framed(desk, name, _file(name, content), network.size, crop)
+    features = explain_image(network, picture.pixels).features
+    return plain(_near(desk, run, features) | {"of": group})
 
 
 def visitor_answer(

@@ -132,6 +132,12 @@ def _visitor(
     return visitor_answer(desk, view_of(desk, choice), name, content, crop, near)
 
 
+def _nearest(desk: Desk, choice: Choice, name: str, content: str, crop: bool = True) -> dict:
+    from cyborg.explore.visitor import nearest_answer
+
+    return nearest_answer(desk, view_of(desk, choice), name, content, crop)
+
+
 def _people(desk: Desk, choice: Choice) -> dict:
     from cyborg.explore.annotators import people_answer
 
@@ -163,6 +169,7 @@ ANSWERS: dict[str, Callable[..., dict | Content]] = {
     "study": _study,
     "part": _part,
     "visitor": _visitor,
+    "nearest": _nearest,
     "people": _people,
     "code": _code,
     "pdf": _pdf,
@@ -351,10 +358,12 @@ def _free(
 
 
 def _warm(desk: Desk) -> None:
-    "Read what the first page asks for, while the browser opens."
-    with suppress(*REFUSED):
-        for name, more in (("offer", {}), ("maps", {}), ("images", {}), ("image", {"row": 0})):
-            answer(desk, name, more)
+    "Read what pages ask for first, while the browser opens."
+    order = ("offer", "maps", "face", "regions", "images", "scatter", "runs", "curves", "people")
+    own = ("study",) * (desk.shelf().folder / "study.yaml").is_file()
+    for name in (*order, *own, "image"):  # the dearest last
+        with suppress(*REFUSED):
+            answer(desk, name, {"row": 0} if name == "image" else {})
 
 
 def explore(

@@ -155,9 +155,18 @@ function fit_shape(figure, pictures, width) {
   layout.legend = { ...legend, x: share + 0.02 };
 }
 
+// Names at the left push the panel to the right.
+function names_at_left(figure, look, margin) {
+  const font = { ...look.font, size: look.yaxis?.tickfont?.size || 12 };
+  const names = figure.data.filter((trace) => Array.isArray(trace.y) && typeof trace.y[0] === "string").flatMap((trace) => trace.y);
+  const ticks = axes(figure.layout, "y").flatMap((key) => figure.layout[key].ticktext || []);
+  return Math.max(0, ...[...names, ...ticks].map((text) => width_of(String(text), font) + 12)) - margin;
+}
+
 // Names of axes in lines, and as many ticks as there is room for.
-function fit_axes(layout, look, width) {
-  const room = width - layout.margin.l - layout.margin.r;
+function fit_axes(figure, look, width) {
+  const { layout } = figure;
+  const room = width - layout.margin.l - layout.margin.r - Math.max(0, names_at_left(figure, look, layout.margin.l));
   const inner = layout.height - layout.margin.t - layout.margin.b;
   for (const [letter, length] of [["x", room], ["y", inner]]) for (const key of axes(layout, letter)) {
     const axis = layout[key], long = length * ((axis.domain?.[1] ?? 1) - (axis.domain?.[0] ?? 0));
@@ -197,7 +206,7 @@ export function fitted(given, room) {
   fit_legend(figure, look, width);
   stack(figure, look, width);
   fit_shape(figure, pictures, width);
-  fit_axes(layout, look, width);
+  fit_axes(figure, look, width);
   return { data: figure.data, layout: { ...layout, width: Math.floor(width), height: Math.round(layout.height), autosize: false } };
 }
 

@@ -65,10 +65,13 @@ function paint(own, how) {
   canvas.hidden = !own.values;
   if (!own.values) return;
   const difference = card.kind === "difference", lines = how.over === "lines" && !difference && seen;
+  canvas.style.opacity = seen && !lines && !difference ? how.opacity : 1;
+  const asked = [own.values, how.table, difference ? how.topDifference : how.top, difference && seen, lines];
+  if (own.painted?.every((value, i) => value === asked[i])) return; // as it is there
+  own.painted = asked;
   if (difference) (seen ? paintThin : paintDifference)(canvas, own.values, how.topDifference);
   else if (lines) paintContours(canvas, own.values, how.table, how.top);
   else paintMap(canvas, own.values, how.table, how.top);
-  canvas.style.opacity = seen && !lines && !difference ? how.opacity : 1;
 }
 
 function outline(own, outlines) {

@@ -58,7 +58,24 @@ function grown({ rows, columns, cells }, n) {
 
 export const mixed = (a, b, share) => a.map((value, i) => (1 - share) * value + share * b[i]);
 export const minus = (a, b) => a.map((value, i) => value - b[i]);
-export const highest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+// As multiples of what an even map of the same total has everywhere; a map of zeros stays one.
+export const relative = (values) => { const mean = values.reduce((sum, value) => sum + value, 0) / values.length || 1; return values.map((value) => value / mean); };
+const peaks = new WeakMap();
+export function highest(values) {
+  if (!peaks.has(values)) peaks.set(values, values.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+  return peaks.get(values);
+}
+// A function of maps whose last results are kept, by the maps themselves: drawing asks for the same ones again and again.
+export function remembered(work) {
+  const kept = new WeakMap();
+  return (a, b, ...rest) => {
+    if (!kept.has(a)) kept.set(a, []);
+    const known = kept.get(a), given = [b, ...rest];
+    let found = known.find((one) => given.every((value, i) => value === one.given[i]));
+    if (!found) { found = { given, result: work(a, b, ...rest) }; known.unshift(found); known.length = Math.min(known.length, 4); }
+    return found.result;
+  };
+}
 
 // What lies at a place, u and v in shares of the side.
 export function valueAt(values, u, v) {

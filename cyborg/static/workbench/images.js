@@ -5,7 +5,8 @@ import { choiceOf } from "./state.js";
 import { makeChart } from "./chart.js";
 import { makeDetail } from "./detail.js";
 
-const PAGE = 48;
+const PAGE = 24;
+const FEW = 3; // scenarios whose scores fit below a picture
 const SIDES = { s: 112, m: 176, l: 272 };
 const LASSO_CORNERS = 40, DIGITS = 3;
 
@@ -13,7 +14,7 @@ export function imagesTab(bench) {
   const { store, carrier } = bench;
   const chart = makeChart({ selected: lassoed, click: clicked }, { modeBarButtons: [["lasso2d", "zoom2d", "resetScale2d"]] });
   const scatter = make("section", { class: "wb-panel wb-scatter", "aria-label": "Scatter of score and agreement" },
-    make("h2", {}, "Score and agreement", make("small", {}, " draw around points to see only these")), chart.element);
+    make("h2", {}, "Score and agreement"), make("p", { class: "wb-about" }, "Draw around points to see only these; click one to open it."), chart.element);
   const count = make("output", { class: "wb-count" });
   const grid = make("div", { class: "wb-grid" }), end = make("div", { class: "wb-end" });
   const detail = makeDetail(bench, { step });
@@ -66,14 +67,22 @@ export function imagesTab(bench) {
       const wrong = tile.wrong.includes(name);
       return make("span", { class: wrong ? "wb-score wb-wrong" : "wb-score", style: `--own:${bench.colour(name)}`, title: `${name}: score ${digits(score)}, CC ${digits(tile.cc[name])}${wrong ? ", wrong" : ""}` }, digits(score), wrong ? make("i", { "aria-hidden": "true" }, "✕") : null);
     });
+    const words = scores.length > FEW ? manyWords(tile) : scores;
     const said = Object.entries(tile.score).map(([name, score]) => `${name} ${digits(score)}${tile.wrong.includes(name) ? " wrong" : ""}`).join(", ");
     const button = make("button", { type: "button", class: "wb-tile", onclick: () => store.set({ row: tile.row }), "aria-label": `number ${place + 1}, ${tile.source}, ${tile.label}: ${said}` },
-      make("span", { class: "wb-pic" }, image, canvas), make("span", { class: "wb-tile-words" }, make("span", { class: "wb-source" }, tile.source), ...scores));
+      make("span", { class: "wb-pic" }, image, canvas), make("span", { class: "wb-tile-words" }, make("span", { class: "wb-source" }, tile.source), ...words));
     carrier.show(image, "picture", { choice: rowChoice(), row: tile.row, side: SIDES[store.get().size] > 192 ? 512 : 256 });
     if (tile.map) paintMap(canvas, field(tile.map, 64), bench.table, 1);
     canvas.hidden = !tile.map;
     button.dataset.row = tile.row;
     return button;
+  }
+
+  // Of many scenarios: how many are right, and a square each, crossed out where it is wrong.
+  function manyWords(tile) {
+    const names = Object.keys(tile.score), right = names.length - tile.wrong.length;
+    const marks = names.map((name) => make("i", { class: tile.wrong.includes(name) ? "wb-not" : "", style: `--own:${bench.colour(name)}`, title: `${name}: score ${digits(tile.score[name])}${tile.wrong.includes(name) ? ", wrong" : ""}` }));
+    return [make("span", { class: "wb-right" }, `${right} of ${names.length} right`), make("span", { class: "wb-squares", "aria-hidden": "true" }, ...marks)];
   }
 
   function append(answer) {

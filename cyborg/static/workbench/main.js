@@ -1,6 +1,7 @@
 // The page: tabs that share one state, the side bar, messages and keys.
 import { make, newId } from "./dom.js";
 import { tableOf } from "./draw.js";
+import { plotly } from "./chart.js";
 import { makeStore, choiceOf, toAddress, TABS } from "./state.js";
 import { overHttp, overWidget } from "./carrier.js";
 import { fillSide, fillChips, scenariosOf, networksOf, studyWords } from "./side.js";
@@ -131,6 +132,7 @@ export function workbench(root, carrier, start = "") {
       if (!Object.keys(bench.offer.sets).length && !names.includes("runs")) throw new Error(`no run in ${bench.offer.folder} has predictions yet`);
       names.forEach((name) => seen[name]?.add("study"));
       show(store.get(), new Set(["tab", "study"]));
+      if (carrier.addressed) (globalThis.requestIdleCallback || setTimeout)(() => plotly()); // before a tab asks for it
     } catch (error) { bench.say(error); }
   }
 
@@ -158,6 +160,7 @@ function themeButton(root) {
     button.replaceChildren("◐", make("span", { class: "wb-theme-name" }, ` ${names[theme]}`));
     button.setAttribute("aria-label", `colours: ${names[theme]}; press for the next`);
     try { localStorage.setItem("cyborg-theme", theme); } catch { /* a page without storage keeps nothing */ }
+    dispatchEvent(new Event("cyborg-theme"));
   };
   button.addEventListener("click", () => use(order[(order.indexOf(root.dataset.theme || "") + 1) % 3]));
   use(read());

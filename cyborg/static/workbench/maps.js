@@ -1,6 +1,6 @@
 // Maps: people against models, on average.
 import { make, labelled, segments, digits, counted, latest } from "./dom.js";
-import { field, mixed, minus, highest } from "./draw.js";
+import { field, mixed, minus, relative, remembered, highest } from "./draw.js";
 import { choiceOf } from "./state.js";
 import { makeProbe, makeBoard, makeBar } from "./board.js";
 import { makeChart } from "./chart.js";
@@ -17,8 +17,9 @@ export function mapsTab(bench) {
   const chart = makeChart(), sentences = make("div", { class: "wb-sentences", role: "status" });
   const regions = make("section", { class: "wb-panel", "aria-label": "Regions" }, make("h2", {}, "Regions"), sentences, chart.element);
   const controls = makeControls(bench, () => redraw());
+  const level = segments("differences of", [["even", "equal totals"], ["values", "values as they are"]], (value) => store.set({ level: value }));
   const about = make("p", { class: "wb-about" }), less = make("p", { class: "wb-about" });
-  const apart = make("section", { "aria-label": "Differences" }, make("h2", {}, "Where models differ from people"), differenceBar.element, less, differences.element);
+  const apart = make("section", { "aria-label": "Differences" }, make("h2", {}, "Where models differ from people"), make("div", { class: "wb-controls" }, level, differenceBar.element), less, differences.element);
   const element = make("div", { class: "wb-tab-maps" }, controls.element, bar.element, about, board.element, apart, regions);
   const ask = latest(), askRegions = latest();
   let found = null, outlines = null, shares = [];
@@ -29,9 +30,10 @@ export function mapsTab(bench) {
   const groups = () => Object.entries(found.groups).filter(([, group]) => group.map);
   const colour = (name) => bench.offer.styles[name.split(", ").at(-1)]?.colour;
 
+  const crossed = remembered((map, people, share) => mixed(people, map, share));
   function blended(map) {
     const people = human(), share = store.get().blend;
-    return people && share < 1 ? mixed(people, field(map), share) : field(map);
+    return people && share < 1 ? crossed(field(map), people, share) : field(map);
   }
 
   function runsOf([name, group]) {
@@ -48,11 +50,15 @@ export function mapsTab(bench) {
     return [...people, ...means, ...(state.each ? groups().flatMap(runsOf) : [])];
   }
 
+  // A model's map lies higher or lower as a whole: of equal totals, what is left is where.
+  const takenAway = remembered((map, people, level) => (level === "even" ? minus(relative(map), relative(people)) : minus(map, people)));
+  const apartOf = (map, people) => takenAway(map, people, store.get().level);
+
   function differenceCards() {
     const people = human();
     return people ? groups().map(([name, group]) => ({
       key: `difference ${name}`, title: `${name} − people`, kind: "difference", colour: colour(name), face,
-      lines: ["orange: the model looks more, blue: less"], values: () => minus(field(group.map), people),
+      lines: [agreed(group)], values: () => apartOf(field(group.map), people),
     })) : [];
   }
 
@@ -62,7 +68,7 @@ export function mapsTab(bench) {
     const state = store.get(), unit = state.scale === "unit";
     const maps = [found.human, ...groups().map(([, group]) => group.map)].filter(Boolean);
     const top = unit ? 1 : Math.max(0.01, ...maps.map((map) => highest(field(map))));
-    const far = unit ? 1 : Math.max(0.01, ...differenceCards().map((card) => highest(card.values())));
+    const far = unit && state.level !== "even" ? 1 : Math.max(0.01, ...differenceCards().map((card) => highest(card.values())));
     return { table: bench.table, top, topDifference: far, over: state.over, opacity: state.opacity, outlines: state.outlines ? outlines : null };
   }
 
@@ -70,7 +76,9 @@ export function mapsTab(bench) {
     if (!found) return;
     const look = how();
     bar.show(bench.table, look.top, "saliency, of a range from 0 to 1");
-    differenceBar.show(bench.table, look.topDifference, "model − people, saliency");
+    const even = store.get().level === "even";
+    differenceBar.show(bench.table, look.topDifference, even ? "model − people, times an even map" : "model − people, saliency");
+    less.textContent = `Orange: the model looks more than people, blue: less; white, or the bare face: no difference. ${even ? "Each map is divided by its mean, so that only where counts." : "One scale for all."}`;
     board.show(mapCards(), look);
     differences.show(differenceCards(), look);
   }
@@ -80,8 +88,8 @@ export function mapsTab(bench) {
     const lacking = Object.values(found.groups).flatMap((group) => Object.entries(group.lacking).map(([name, why]) => `${name}: ${why}`));
     about.textContent = [found.human ? "" : found.about, ...lacking].filter(Boolean).join(" · ");
     apart.hidden = !found.human;
-    less.textContent = "One scale for all; white, or the bare face: no difference.";
     controls.show(store.get(), Boolean(found.human), Boolean(outlines));
+    level.show(store.get().level);
     redraw();
     element.dataset.ready = "1";
   }
@@ -90,7 +98,7 @@ export function mapsTab(bench) {
     outlines = answer.outlines || null;
     shares = answer.table || [];
     chart.element.hidden = !answer.figure;
-    sentences.replaceChildren(...(answer.why ? [make("p", {}, `Not shown: ${answer.why}.`)] : answer.sentences.map((one) => make("p", {}, one))));
+    sentences.replaceChildren(...(answer.why ? [make("p", { class: "wb-about" }, `Not shown: ${answer.why}.`)] : answer.sentences.map((one) => make("p", {}, one))));
     if (answer.figure) chart.show(answer.figure);
     controls.show(store.get(), Boolean(found?.human), Boolean(outlines));
     if (store.get().outlines) redraw();
@@ -106,6 +114,7 @@ export function mapsTab(bench) {
         askRegions(() => carrier.ask("regions", given), useRegions).catch(bench.say);
       } else {
         controls.show(state, Boolean(found.human), Boolean(outlines));
+        level.show(state.level);
         redraw();
       }
     },

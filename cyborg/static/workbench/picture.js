@@ -24,7 +24,7 @@ async function filesOf(transfer) {
 }
 
 export function pictureTab(bench) {
-  const { store, carrier } = bench, probe = makeProbe(), ask = latest();
+  const { store, carrier } = bench, probe = makeProbe(), ask = latest(), askNear = latest();
   const opened = (key) => openLarge(cards(), key, how(), probe);
   const board = makeBoard(probe, { opened, height: () => innerHeight - 330 }), bar = makeBar("map");
   const input = make("input", { type: "file", accept: "image/*", multiple: true, hidden: true });
@@ -69,18 +69,23 @@ export function pictureTab(bench) {
     words.textContent = `${answer.name}: ${answer.words}.`;
     redraw();
     reactions.replaceChildren(make("h2", {}, "What the score reacts to"), make("p", { class: "wb-about" }, "If a network reads what its map shows, blurring the most salient tenth moves the score and blurring the least salient does not."), table());
-    const near = answer.nearest;
-    nearest.replaceChildren(make("h2", {}, "Nearest training images", make("small", {}, ` by ${near.of}`)), near.why ? make("p", { class: "wb-about" }, `None: ${near.why}`) : make("div", { class: "wb-near" }, ...near.images.map((one) => make("figure", {}, make("img", { src: one.picture || "data:,", alt: one.words }), make("figcaption", {}, one.words)))));
     element.dataset.ready = "1";
     element.dataset.name = answer.name;
   }
 
+  function useNear(near) {
+    nearest.replaceChildren(make("h2", {}, "Nearest training images", make("small", {}, ` by ${near.of}`)), near.why ? make("p", { class: "wb-about" }, `None: ${near.why}`) : make("div", { class: "wb-near" }, ...near.images.map((one) => make("figure", {}, make("img", { src: one.picture || "data:,", alt: one.words }), make("figcaption", {}, one.words)))));
+    element.dataset.near = found.name;
+  }
+
   async function show(file) {
     now = file;
-    const work = async () => carrier.ask("visitor", { choice: choice(), name: file.name, content: await asText(file), crop: crop.checked });
+    const given = { choice: choice(), name: file.name, content: await asText(file), crop: crop.checked };
     try {
-      await bench.working(`asking the networks about ${file.name} …`, () => ask(work, use));
+      await bench.working(`asking the networks about ${file.name} …`, () => ask(() => carrier.ask("visitor", { ...given, near: false }), use));
       bench.say("");
+      nearest.replaceChildren(make("h2", {}, "Nearest training images"), make("p", { class: "wb-about", role: "status" }, "Looking through the training images: the first time every one of them goes through the network …"));
+      askNear(() => carrier.ask("nearest", given), useNear).catch(bench.say);
     } catch (error) { bench.say(error); }
     marked();
   }

@@ -84,7 +84,7 @@ export function runsTab(bench) {
   function line(row, columns) {
     const box = make("input", { type: "checkbox", checked: picked().includes(row.name), "aria-label": `choose ${row.name}` });
     box.addEventListener("change", () => store.set({ picked: box.checked ? [...picked(), row.name] : picked().filter((name) => name !== row.name) }));
-    return make("tr", { class: row.state === "finished" ? "" : "wb-moving" }, make("td", {}, box), ...columns.map(([, , cell]) => make("td", {}, cell(row))));
+    return make("tr", { class: row.state === "finished" ? "" : "wb-moving" }, make("td", {}, box), ...columns.map(([, , cell], i) => make(i ? "td" : "th", i ? {} : { scope: "row" }, cell(row))));
   }
 
   function drawTable() {

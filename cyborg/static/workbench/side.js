@@ -66,19 +66,24 @@ export function scenariosOf(offer, state) {
   return set ? [...new Set(networksOf(offer, state).flatMap((name) => set.scenarios[name] || []))] : [];
 }
 
+// What of the choice a tab asks for.
+const OF_RUNS = ["network", "scenario", "seed"], OF_IMAGES = ["data", ...OF_RUNS, "rows"];
+const ASKED_BY = { maps: OF_IMAGES, images: OF_IMAGES, runs: OF_RUNS, study: [], picture: ["data", ...OF_RUNS], people: ["data", ...OF_RUNS] };
+
 export function fillSide(bench, element) {
-  const { offer, store } = bench, state = store.get(), set = setOf(offer, state), parts = [];
+  const { offer, store } = bench, state = store.get(), set = setOf(offer, state), parts = [], asked = ASKED_BY[state.tab] || OF_IMAGES;
   if (offer.studies.length > 1) parts.push(select(bench, "study", "Study", offer.studies, offer.study));
   if (set) {
-    if (Object.keys(offer.sets).length > 1) parts.push(select(bench, "data", "Test images", Object.keys(offer.sets), Object.keys(offer.sets)[0]));
+    if (asked.includes("data") && Object.keys(offer.sets).length > 1) parts.push(select(bench, "data", "Test images", Object.keys(offer.sets), Object.keys(offer.sets)[0]));
     const networks = set.networks.map((value) => ({ value }));
-    if (networks.length > 1) parts.push(networkTicks(bench, networks));
-    parts.push(ticks(bench, "scenario", "Scenarios", scenariosOf(offer, state).map((value) => ({ value, style: offer.styles[value] }))));
-    if (set.seeds.length > 1) parts.push(ticks(bench, "seed", "Seeds", set.seeds.map((value) => ({ value }))));
+    if (asked.includes("network") && networks.length > 1) parts.push(networkTicks(bench, networks));
+    if (asked.includes("scenario")) parts.push(ticks(bench, "scenario", "Scenarios", scenariosOf(offer, state).map((value) => ({ value, style: offer.styles[value] }))));
+    if (asked.includes("seed") && set.seeds.length > 1) parts.push(ticks(bench, "seed", "Seeds", set.seeds.map((value) => ({ value }))));
     const tallied = (counts) => Object.entries(counts).map(([value, n]) => ({ value, n }));
-    parts.push(ticks(bench, "source", "Sources", tallied(set.sources)), ticks(bench, "label", "Labels", tallied(set.labels)));
-    parts.push(range(bench, "scores", "Score", 0, 1), range(bench, "agreements", "Agreement (CC)", -1, 1), errorsOnly(bench));
+    if (asked.includes("rows")) parts.push(ticks(bench, "source", "Sources", tallied(set.sources)), ticks(bench, "label", "Labels", tallied(set.labels)),
+      range(bench, "scores", "Score", 0, 1), range(bench, "agreements", "Agreement (CC)", -1, 1), errorsOnly(bench));
   }
+  if (!asked.length) parts.push(make("p", { class: "wb-about" }, "Tables and figures here are of the whole study: nothing else is to be chosen."));
   const focused = element.contains(document.activeElement) ? [...element.querySelectorAll("input, select")].indexOf(document.activeElement) : -1;
   element.replaceChildren(...parts);
   if (focused >= 0) element.querySelectorAll("input, select")[focused]?.focus();

@@ -20,7 +20,7 @@ const CHOICE = {
   wrong: text, right: text, lasso: points, find: text, sort: oneOf("error"), up: flag,
 };
 const VIEW = {
-  over: oneOf("face"), opacity: number(0.6), blend: number(1), scale: oneOf("unit"), each: flag, outlines: flag,
+  over: oneOf("face"), opacity: number(0.6), blend: number(1), scale: oneOf("unit"), level: oneOf("even"), each: flag, outlines: flag,
   layer: text, size: oneOf("m"), row: number(-1), curve: oneOf("val_loss"), picked: words, section: text,
 };
 const FIELDS = { ...CHOICE, ...VIEW };

@@ -55,7 +55,7 @@ export function studyTab(bench) {
       if (!loaded || keys.has("study")) {
         loaded = true;
         delete element.dataset.ready;
-        bench.working("reading the study …", () => ask(() => carrier.ask("study", { choice: choice() }), use)).catch((error) => { found = null; list.replaceChildren(); headline.replaceChildren(make("p", {}, error.message)); element.dataset.ready = "1"; });
+        bench.working("reading the study …", () => ask(() => carrier.ask("study", { choice: choice() }), use)).catch((error) => { found = null; csv = ""; list.replaceChildren(); notes.replaceChildren(); [title, why].forEach((one) => { one.textContent = ""; }); chart.element.hidden = tableBox.hidden = true; headline.replaceChildren(make("p", {}, error.message)); element.dataset.ready = "1"; });
       } else if (found && keys.has("section")) drawPart();
     },
     csv: () => csv,
