@@ -267,3 +267,36 @@ def test_faults_are_one_line_and_no_traceback(made, tmp_path, monkeypatch):
         run_command(monkeypatch, runs[0])
     with pytest.raises(SystemExit, match="^cyborg-score: there is no .*none.png"):
         run_command(monkeypatch, runs[0], tmp_path / "none.png")
+
+
+def test_groups_of_a_list_with_labels(made, tmp_path, monkeypatch, capsys):
+    "AUC by group as counted pair by pair; the threshold is that of the run's validation images."
+    demo, runs = made
+    table = demo.split("test").table[["image", "label"]].reset_index(drop=True)
+    table["camera"] = np.where(np.arange(len(table)) % 3 > 0, "phone", "slr")
+    table.loc[0, "label"] = ""  # takes no part
+    table.to_csv(tmp_path / "list.csv", index=False)
+    words = tmp_path / "list.csv", "--root", demo.root, "-o", tmp_path / "out.csv"
+    monkeypatch.setattr(scoring, "LIMIT", 0.5)  # so few validation images allow for no less
+    run_command(monkeypatch, runs[0], *words, "--groups", "camera")
+    said = capsys.readouterr().out
+    scored = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    found = pd.read_csv(tmp_path / "out-groups.csv").set_index(["group", "measure"])
+    validation = read_predictions(runs[0] / "validation").query("label == 'authentic'")["score"]
+    allowed = int(0.5 * len(validation))
+    threshold = np.sort(validation)[::-1][allowed]  # refused is what lies above
+    for camera in ("phone", "slr"):
+        own = scored[scored["camera"] == camera]
+        one, other = (own.loc[own["label"] == k, "score"].to_numpy(float) for k in demo.classes)
+        pairs = (other[:, None] > one).mean() + (other[:, None] == one).mean() / 2
+        assert found.loc[(camera, "auc"), "estimate"] == pytest.approx(pairs)
+        assert found.loc[(camera, "auc"), "n_authentic"] == len(one)
+        refused, passed = (one > threshold).mean(), (other <= threshold).mean()
+        assert found.loc[(camera, "bpcer"), "estimate"] == pytest.approx(refused)
+        assert found.loc[(camera, "apcer"), "estimate"] == pytest.approx(passed)
+    assert "phone" in said and "out-groups.csv" in said
+    monkeypatch.undo()
+    run_command(monkeypatch, runs[1], *words, "--groups", "camera", "--overwrite")
+    assert "no errors at a threshold of run1: it has no predictions" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="groups need the columns sex in the list"):
+        run_command(monkeypatch, runs[0], *words, "--overwrite", "--groups", "sex")

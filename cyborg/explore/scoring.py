@@ -34,7 +34,8 @@ from cyborg.files import (
 from ..forward import Way, choose_way, forwarder, runnable
 from ..manifest import IMAGE_SUFFIXES, manifest_root, read_table
 from ..measure.auc import class_scores, image_scores
-from ..measure.errors import fitted_temperature
+from ..measure.errors import Threshold, bpcer_threshold, fitted_temperature
+from ..measure.groups import LIMIT, Fairness, GroupRun, fairness
 from ..models import Network
 from ..overlays import overlay
 from ..pictures import read_picture
@@ -489,6 +490,86 @@ def contact_sheet(
         draw.multiline_text((x + 2, y + _TILE + 2), words, fill="black", font_size=12)
     return sheet
 
+# %% ../../nbs/lib/explore/06_scoring.ipynb #c9361d55
+def check_groups(
+    runs: Sequence[Scoring],
+    table: pd.DataFrame,  # of `find_pictures`
+    columns: Sequence[str],  # of groups
+) -> None:
+    "ScoringError where a list does not say what groups need, before anything is scored."
+    there, classes = [name for name in table if name != "file"], runs[0].classes
+    if lacking := [name for name in ("label", *columns) if name not in there]:
+        raise ScoringError(
+            f"groups need the columns {', '.join(lacking)} in the list of pictures; "
+            f"it has {', '.join(there) or 'none'}"
+        )
+    if len(classes) != 2:
+        raise ScoringError(f"groups need a run of two classes, {runs[0].name} has {len(classes)}")
+    if strange := sorted({*table["label"].astype(str)} - {*classes, ""}):
+        raise ScoringError(
+            f"the label of a picture is {', '.join(strange[:5])}; "
+            f"the runs know {' and '.join(classes)}, and an empty one takes no part"
+        )
+
+
+def validation_threshold(
+    folder: str | Path,  # run folder
+    classes: Sequence[str],
+) -> Threshold:
+    "The threshold that keeps BPCER within the limit of groups on the run's validation images."
+    try:
+        table = read_predictions(Path(folder) / "validation")
+    except FileNotFoundError:
+        return Threshold(np.nan, np.nan, "it has no predictions on validation images")
+    return bpcer_threshold(table.loc[table["label"] == classes[0], "score"], LIMIT)
+
+
+def by_group(
+    folders: Sequence[str | Path],  # run folders
+    runs: Sequence[Scoring],  # the same, open
+    table: pd.DataFrame,  # of `score`: file, label, the columns, score; perhaps subject
+    columns: Sequence[str],
+) -> list[Fairness]:  # one a column
+    "How good runs are for each group of labelled pictures; ScoringError where none has a score."
+    known = (table["label"] != "") & (table["reason"] == "")
+    if not known.any():
+        raise ScoringError("no picture has a label and a score, so groups cannot be told")
+    labelled = table[known].assign(image=table.loc[known, "file"])
+    found = []
+    for run, folder in zip(runs, folders, strict=True):
+        scores = labelled[f"score {run.name}" if len(runs) > 1 else "score"].astype(float)
+        predictions = labelled.assign(score=scores).reset_index(drop=True)
+        predictions.attrs["classes"] = run.classes
+        limit = validation_threshold(folder, run.classes)
+        found.append(GroupRun(predictions, limit.threshold))
+    return [fairness(found, column) for column in columns]
+
+
+def group_words(
+    one: Fairness,
+) -> Iterator[str]:  # lines
+    "What is found of the groups of a column, to print."
+    column = one.groups["column"].iloc[0]
+    table = one.groups.assign(
+        told=[
+            f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.estimate == row.estimate
+            else "-"
+            for row in one.groups.itertuples()
+        ]
+    )  # fmt: skip
+    shown = table.pivot(index="group", columns="measure", values="told")
+    sizes = table.drop_duplicates("group").set_index("group")[["n_authentic", "n_synthetic"]]
+    yield sizes.join(shown).rename_axis(column).to_string()
+    for gap in one.gaps.itertuples():
+        if gap.gap == gap.gap:
+            chance = f"; chance makes up to {gap.chance:.3f} of equal groups, p = {gap.p:.3f}"
+            yield (
+                f"gap in {gap.measure}: {gap.gap:.3f} [{gap.low:.3f}, {gap.high:.3f}] from "
+                f"{gap.best} to {gap.worst}{chance if gap.chance == gap.chance else ''}"
+            )
+        else:
+            yield f"gap in {gap.measure}: not told, {gap.reason}"
+
 # %% ../../nbs/lib/explore/06_scoring.ipynb #ce1b4ce3
 def _centerface() -> FaceSource:
     "CenterFace, or an error that says how to install it."
@@ -544,14 +625,29 @@ def score_paths(
     device: Literal["auto", "cpu", "cuda"] = "auto",  # auto: a GPU if any
     overwrite: bool = False,  # replace the table where it is there
     precision: Literal["auto", "fp32", "bf16", "compiled"] = "auto",  # auto: bf16 where it pays
+    groups: str = "",  # columns of a list with labels, with commas: how good for each group
 ) -> None:
     "Score pictures by trained runs."
     folders, pictures = _sorted_paths(paths)
-    runs = open_runs(folders, device)
+    runs, columns = open_runs(folders, device), [name for name in groups.split(",") if name]
+    if columns:
+        check_groups(runs, find_pictures(pictures, root or None), columns)
     how = {"faces": _centerface() if crop else None, "root": root or None, "precision": precision}
     path = score_files(runs, pictures, output, maps or None, **how, overwrite=overwrite)
-    print(*_scoring_words(runs, pd.read_csv(path, keep_default_na=False)), sep="\n")
+    table = pd.read_csv(path, keep_default_na=False)
+    print(*_scoring_words(runs, table), sep="\n")
     print(f"table: {path}")
+    if columns:
+        found = by_group(folders, runs, table.astype({name: str for name in columns}), columns)
+        for one in found:
+            print(*group_words(one), sep="\n")
+        for run, folder in zip(runs, folders, strict=True):
+            if why := validation_threshold(folder, run.classes).reason:
+                print(f"no errors at a threshold of {run.name}: {why}")
+        place = path.with_name(f"{path.stem}-groups.csv")
+        with atomic_path(place) as temporary:
+            pd.concat([one.groups for one in found]).to_csv(temporary, index=False)
+        print(f"groups: {place}")
     if sheet:
         first = find_pictures(pictures, root or None)["file"].head(SHEET).tolist()
         with atomic_path(sheet) as temporary:
