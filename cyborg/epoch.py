@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from .cache import open_cache
 from .cam import ATTENTIONS, MAPS, maps_of
+from .classes import with_classes
 from .data import Batch, ImageDataset, on_device, own_rows
 from .forward import Way, choose_way, forwarder
 from .grids import open_maps
@@ -59,7 +60,7 @@ def make_datasets(
     "Training and validation images from the shared cache; control maps in place where asked for."
     datasets = {}
     for split in ("train", "val"):
-        part = manifest.split(split)
+        part = with_classes(manifest.split(split), network.class_set)
         dataset = ImageDataset(
             part,
             network.size,

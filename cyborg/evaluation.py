@@ -25,6 +25,7 @@ import torch
 from . import __version__
 from .cache import cache_root, open_cache
 from .cam import Which, model_saliency
+from .classes import ClassSet, label_logits
 from .data import Batch, ImageDataset
 from .files import Bar, atomic_path, read_json, require_bool, sweep_parts
 from .forward import PRECISIONS, Way, choose_way, evaluation_mode, forwarder, runnable
@@ -39,6 +40,7 @@ from cyborg.predictions import (
     SCORES,
     PredictionsError,
     begun_precision,
+    class_columns,
     evaluation_settings,
     finished_shards,
     merge_excluded,
@@ -97,6 +99,7 @@ def prediction_rows(
     scored: Scored,  # the same n images, numpy arrays
     classes: Sequence[str],  # C names
     score: str = "softmax",  # one of SCORES
+    told: ClassSet | None = None,  # classes of the network; None: `classes`
 ) -> pd.DataFrame:  # the rows, with logit_0.., score, predicted and METRICS added
     "Manifest rows and what the network says of them; agreement is NaN without a human map."
     bad = ~np.isfinite(scored.logits).all(axis=1)
@@ -105,9 +108,13 @@ def prediction_rows(
         raise PredictionsError(
             f"logits are not finite for {bad.sum()} of {len(bad)} images, first {first!r}"
         )
-    new = {f"logit_{c}": scored.logits[:, c] for c in range(len(classes))}
-    new["score"] = image_scores(scored.logits, score)
-    new["predicted"] = np.array(classes, dtype=object)[scored.logits.argmax(axis=1)]
+    logits = label_logits(scored.logits, told)
+    new = {f"logit_{c}": logits[:, c] for c in range(len(classes))}
+    new["score"] = image_scores(logits, score)
+    new["predicted"] = np.array(classes, dtype=object)[logits.argmax(axis=1)]
+    if told is not None:
+        new |= dict(zip(class_columns(told), scored.logits.T, strict=True))
+        new["called"] = np.array(told.names, dtype=object)[scored.logits.argmax(axis=1)]
     new |= {metric: np.full(len(table), np.nan) for metric in METRICS}
     if scored.has_map.any():
         measured = agreement(scored.saliency[scored.has_map], scored.human[scored.has_map])
@@ -253,9 +260,10 @@ def _score_shard(
     "Run a job's network over a part and write what it says."
     scored = _score_part(job.network, part, bar=bar, **counts, **job.how)
     table = manifest.table.iloc[:0] if part.dataset is None else part.dataset.manifest.table
-    rows = prediction_rows(table, scored, manifest.classes, job.score)
+    told = _class_set(job.network)
+    rows = prediction_rows(table, scored, manifest.classes, job.score, told)
     maps = scored.saliency.reshape(-1, *job.network.map_size)  # none, and yet of that size
-    schema = prediction_schema(manifest.table.columns, len(manifest.classes))
+    schema = prediction_schema(manifest.table.columns, len(manifest.classes), told)
     means = saliency_means(table, scored)
     write_shard(job.parts, part.rows, rows, schema, means, maps, part.excluded)
     bar.update(part.rows[1] - part.rows[0] - len(rows))
@@ -299,6 +307,27 @@ def _cache_folder(
         return None
     return parts / f"scratch-{start}" if cache is False else cache
 
+# %% ../nbs/lib/20_evaluation.ipynb #0cfa9d81
+def _class_set(network: torch.nn.Module) -> ClassSet | None:  # None: the labels
+    "What a network tells apart."
+    return getattr(network, "class_set", None)
+
+
+def _check_classes(
+    found: ClassSet,
+    manifest: Manifest,
+    which: str,
+) -> None:
+    "Refuse images whose labels are none of those of the classes, and maps of a class they lack."
+    if found.order != tuple(manifest.classes):
+        came = f"classes of the labels {found.order}"
+        raise ValueError(f"manifest has the labels {manifest.classes}, network {came}")
+    if which == "true":
+        raise ValueError(
+            f"which is 'true', but an image may be of none of the network's classes by "
+            f"{found.column}: pred or difference"
+        )
+
 # %% ../nbs/lib/20_evaluation.ipynb #b65a50a7
 def _check_request(
     network: torch.nn.Module,
@@ -315,7 +344,9 @@ def _check_request(
             raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
     if not len(manifest):
         raise ValueError("manifest has no rows, expected at least one image")
-    if len(network.head_weight) != len(manifest.classes):
+    if (found := _class_set(network)) is not None:
+        _check_classes(found, manifest, given["which"])
+    elif len(network.head_weight) != len(manifest.classes):
         came = f"{len(manifest.classes)} classes {manifest.classes}"
         raise ValueError(f"manifest has {came}, network has {len(network.head_weight)}")
     reserved = sorted(set(manifest.table["source"]) & set(NO_SOURCES))
@@ -451,7 +482,7 @@ def _predict(
         for network, folder in zip(networks, folders, strict=True):
             own = {"which": which, "score": run_score(folder) if score is None else score}
             _check_request(network, manifest, precision=precision, **own, **counts)
-            prediction_schema(manifest.table.columns, len(manifest.classes))
+            prediction_schema(manifest.table.columns, len(manifest.classes), _class_set(network))
             _refuse_strangers(folder)
             way = _way(network, folder, precision, len(manifest), overwrite)
             settings = evaluation_settings(network, manifest, precision=way.precision, **own)
@@ -459,13 +490,13 @@ def _predict(
                 claimed = (network, folder, settings, way, overwrite, channels_last)
                 job, *how = _claim(stack, *claimed)
                 jobs.append(job)
-                open_.append((folder, *how))
+                open_.append((folder, *how, _class_set(network)))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", r"of \d+ rows: ")  # told once, by `_finish`
         if jobs:
             _score_rest(jobs, manifest, cache, **counts)
-    for folder, settings in open_:
-        _finish(folder, manifest, settings)
+    for folder, settings, told in open_:
+        _finish(folder, manifest, settings, told)
     for folder in folders:
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     return [folder / FILES[-1] for folder in folders]
@@ -511,6 +542,7 @@ def _finish(
     folder: Path,
     manifest: Manifest,
     settings: Mapping,  # of `evaluation_settings`
+    told: ClassSet | None,  # classes of the network; None: the labels
 ) -> None:
     "Merge the shards among themselves, then move the files to their place, the predictions last."
     parts, keys = folder / PARTS, manifest.table["source"] + "|" + manifest.table["label"]
@@ -526,6 +558,7 @@ def _finish(
         "unread": [key for key, n in keys.value_counts().items() if lost[key] == n],
         "versions": {"cyborg": __version__, "torch": torch.__version__, "pyarrow": pa.__version__},
     }
+    note |= {"class_set": told._asdict()} if told is not None else {}
     merge_predictions(shards, parts / "predictions.parquet", note)
     for name in FILES:
         (parts / name).replace(folder / name)

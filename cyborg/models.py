@@ -29,6 +29,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from .classes import ClassSet
 from .heads import ending_cells, ending_of, ends_like, read_ending
 
 # %% ../nbs/lib/10_models.ipynb #b22890c5
@@ -97,6 +98,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone, self.arch, self.size, self.map_size = backbone, arch, size, map_size
         self.one_logit = one_logit
+        self.class_set: ClassSet | None = None  # what it tells apart; None: the labels
         self.attention: nn.Module | None = None  # see `cyborg.others.attention.add_attention`
         self.trained, self.keeps = "all", False  # what of it is, see `cyborg.tuning.tune`
         self.mean = tuple(backbone.pretrained_cfg["mean"])

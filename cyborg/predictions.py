@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .classes import ClassSet
 from .files import atomic_path, read_json, reading
 from .front import Deferred
 from .grids import TRAINING_MAPS
@@ -59,14 +60,32 @@ NOTE = b"cyborg"  # key of our JSON in the metadata of predictions.parquet
 class PredictionsError(ValueError):
     """Predictions that cannot be read, continued or compared, with the reason."""
 
+# %% ../nbs/lib/19_predictions.ipynb #715b6b3a
+def class_columns(classes: ClassSet) -> list[str]:
+    "Columns of the logits of classes, in their order."
+    return [f"class_{k}" for k in range(len(classes.names))]
+
+
+def noted_classes(
+    predictions: pd.DataFrame,  # of `read_predictions`
+) -> ClassSet | None:  # None: the labels
+    "What the network told apart whose predictions these are."
+    found = predictions.attrs.get("class_set")
+    if found is None:
+        return None
+    return ClassSet(found["column"], *(tuple(found[name]) for name in ClassSet._fields[1:]))
+
 # %% ../nbs/lib/19_predictions.ipynb #568f7bbc
 def prediction_schema(
     columns: Sequence[str],  # of the manifest, all text
     n_classes: int,  # C
+    classes: ClassSet | None = None,  # of the network; None: the labels
 ) -> pa.Schema:
     "Columns of predictions, the same for every shard."
     new = {f"logit_{c}": pa.float32() for c in range(n_classes)}
     new |= {"score": pa.float64(), "predicted": pa.string()} | dict.fromkeys(METRICS, pa.float64())
+    if classes is not None:
+        new |= dict.fromkeys(class_columns(classes), pa.float32()) | {"called": pa.string()}
     taken = [name for name in columns if name in new]
     if taken:
         raise PredictionsError(
@@ -203,9 +222,9 @@ def evaluation_settings(
     which: str,
     precision: str,
     score: str = "softmax",
-) -> dict[str, str | int]:
+) -> dict[str, Any]:
     "All that decides what predictions say."
-    settings = {
+    settings: dict[str, Any] = {
         "weights": weights_digest(network),
         "manifest": manifest.digest,
         "size": network.size,
@@ -213,7 +232,10 @@ def evaluation_settings(
         "which": which,
         "precision": precision,
     }
-    return settings if score == "softmax" else settings | {"score": score}  # as files had it
+    if score != "softmax":  # else as files had it
+        settings["score"] = score
+    found = getattr(network, "class_set", None)
+    return settings if found is None else settings | {"classes": found.column}
 
 # %% ../nbs/lib/19_predictions.ipynb #f1a60961
 def run_settings(

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 import cyborg
+from .classes import ClassSet
 from .files import DamagedError, atomic_path, code_of, read_json, reading, sweep_parts
 from .front import Deferred
 from .grids import TRAINING_MAPS
@@ -107,11 +108,13 @@ def new_record(
     seen: Iterable[str] = (),  # sources that a setting says were trained on
     processes: int = 1,  # that train together
     validation: str = "",  # how validation images go through the network
+    classes: ClassSet | None = None,  # what it tells apart; None: the labels
 ) -> dict[str, Any]:  # of what JSON can hold
     "What config.json says of a run that begins now."
     origin = provenance(manifest, warnings, settings.get("synthetic", ""), seen)
     resolved = {"precision": precision[0], "reason": precision[1], "device": str(device)}
     resolved |= {"validation": validation} if validation else {}
+    origin |= {"class_set": classes._asdict()} if classes else {}
     session = {"first_epoch": 1, "last_epoch": None, **resolved, "processes": processes}
     if processes > 1:
         session["batch_norm"] = "over the images of all processes"  # see `epoch`
@@ -156,6 +159,9 @@ def differing(
     defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
     pairs = [(k, old["settings"].get(k, defaults.get(k)), v) for k, v in new["settings"].items()]
     told = [f"{k}: {a!r}, now {b!r}" for k, a, b in pairs if a != b and k not in _NOT_COMPARED]
+    was, now = (one["provenance"].get("class_set") for one in (old, new))
+    if was and now and was != now:
+        told.append(f"classes: {', '.join(was['names'])}, now {', '.join(now['names'])}")
     if old["provenance"]["manifest_digest"] != new["provenance"]["manifest_digest"]:
         told.append("the manifest's content")
     return told

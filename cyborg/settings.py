@@ -39,6 +39,7 @@ class RunConfig:
     manifest: str  # the images: a .csv or .parquet manifest
     root: str = ""  # folder its paths start from; empty: CYBORG_DATA, else the manifest's folder
     synthetic: str = ""  # label of the positive class; empty: the manifest or known words tell
+    classes: str = ""  # column to tell apart, such as source; empty: the two labels
     seen: str = ""  # sources that were trained on under another name, with commas
     counterparts: str = ""  # what generators are held against; empty: the manifest says
     cache: str = "training"  # decoded images that are kept on disk: of training, or all
@@ -116,6 +117,11 @@ class RunConfig:
         return parse_quirks(self.quirks)
 
     @property
+    def which_tested(self) -> Which:  # pred in the place of true, where there are `classes`
+        "Whose map a test shows: an image of a generator that is new has no class of its own."
+        return "pred" if self.classes and self.which == "true" else self.which
+
+    @property
     def folder(self) -> Path:  # absolute
         "The run folder."
         parts = (
@@ -132,7 +138,7 @@ class RunConfig:
 def _peculiar(config: RunConfig) -> list[str]:  # for the name of the folder
     "Choices that make another run of the same scenario."
     own = ["" if config.alpha in (0.5, 1) else f"alpha{config.alpha:g}"]
-    for name in ("which", "map_kind", "weighting", "quirks", "train"):
+    for name in ("classes", "which", "map_kind", "weighting", "quirks", "train"):
         value = getattr(config, name)
         own.append("" if value == getattr(RunConfig, name) else value.replace(",", "+"))
     return [part for part in own if part]
@@ -206,6 +212,7 @@ def _check_values(config: RunConfig) -> None:
     except ManifestError as error:
         raise SettingsError(str(error)) from error
     _check_name(config.name)
+    _check_classes(config)
     _check_guidance(config)
     _check_attention(config)
     _check_quirks(config)
@@ -222,6 +229,26 @@ def _check_name(name: str) -> None:
         fault = f"is a folder beside the runs, of the {name.casefold()}"
     if fault:
         raise SettingsError(f"name is {name!r}, which {fault}; expected a plain folder name")
+
+# %% ../nbs/lib/14_settings.ipynb #1e13cf2b
+def _check_classes(config: RunConfig) -> None:
+    "Refuse what is for two classes where there may be more."
+    if not config.classes:
+        return
+    if fault := name_fault(config.classes):
+        raise SettingsError(f"classes is {config.classes!r}, which {fault}; expected a column")
+    told: dict[str, tuple[bool, str]] = {
+        "one_logit": (config.one_logit, "True, one output for two classes"),
+        "quirks": ("score" in config.quirk_names, f"{config.quirks!r}: score is of two classes"),
+        "guidance": (config.guided_by.needs_false, f"{config.guidance!r}, of one false class"),
+        "maps": (config.maps == "label", "'label', masks of the two labels"),
+    }
+    for name, (asked, words) in told.items():
+        if asked:
+            raise SettingsError(
+                f"{name} is {words}, but classes is {config.classes!r}, which may have more: it "
+                "goes with the two labels alone (classes empty)"
+            )
 
 # %% ../nbs/lib/14_settings.ipynb #dd394674
 def _check_guidance(config: RunConfig) -> None:

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from .classes import class_words, recorded_classes
 from .data import Batch, ImageDataset, make_loader
 from cyborg.epoch import (
     Progress,
@@ -121,8 +122,9 @@ def train(
     seen = parse_protocol(config.seen, config.counterparts).seen
     validation = validation_way(config, accelerator.device, precision).precision
     how = (precision, reason), accelerator.device, seen, accelerator.num_processes, validation
-    record = new_record(settings, manifest, warnings, *how)
+    record = new_record(settings, manifest, warnings, *how, classes=network.class_set)
     told = [f"positive class: {record['provenance']['positive']}"]
+    told += [class_words(network.class_set)] if network.class_set else []
     told += [*(f"warning: {w}" for w in warnings), f"precision {precision}: {reason}"]
     told += [] if trained_rows(config) else [check_room(config, manifest, network)]
     accelerator.print("\n".join(told))
@@ -232,7 +234,7 @@ class Run(NamedTuple):
 
     config: RunConfig
     network: Network  # best weights, eval mode, CPU
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # the labels; see `network.class_set` for a run with `classes`
     folder: Path
     history: pd.DataFrame  # a row an epoch
     record: dict[str, Any]  # config.json
@@ -276,7 +278,10 @@ def load_run(
     except (SettingsError, TypeError) as error:
         raise SettingsError(f"{folder / 'config.json'}: {error}") from error
     classes = tuple(record["provenance"]["classes"])
-    network = _with_weights(folder / "model.safetensors", config, len(classes))
+    found = recorded_classes(record)
+    n_classes = len(classes if found is None else found.names)
+    network = _with_weights(folder / "model.safetensors", config, n_classes)
+    network.class_set = found
     return Run(config, network, classes, folder, read_history(folder), record)
 
 # %% ../nbs/lib/18_training.ipynb #58c8b867

@@ -17,6 +17,7 @@ import torch
 
 from .cache import cache_root, require_room, uncached_images
 from .cam import MAPS
+from .classes import ClassSet, class_set
 from .data import Batch
 from cyborg.epoch import (
     batch_loss,
@@ -25,6 +26,7 @@ from cyborg.epoch import (
     image_weights,
     templates_of,
 )
+from .files import ManifestError
 from .findings import validate_run
 from .manifest import Manifest, parse_protocol, read_manifest, with_protocol
 from .models import Network
@@ -56,10 +58,24 @@ def check_maps(
             raise SettingsError(
                 f"maps is 'shuffled', but one image of {split} has a map: needs two"
             )
-        if config.maps == "other_class" and len(table) and table["label"].nunique() < 2:
+        column = config.classes or "label"
+        if config.maps == "other_class" and len(table) and table[column].nunique() < 2:
             raise SettingsError(
-                f"maps is 'other_class', but all maps of {split} are of {table['label'].iloc[0]!r}"
+                f"maps is 'other_class', but all maps of {split} are of {table[column].iloc[0]!r}"
             )
+
+# %% ../nbs/lib/17_trial.ipynb #d1881799
+def classes_of_run(
+    config: RunConfig,
+    manifest: Manifest,  # with training images
+) -> ClassSet | None:  # None: the labels
+    "What a run tells apart; SettingsError where its column makes no classes."
+    if not config.classes:
+        return None
+    try:
+        return class_set(manifest, config.classes)
+    except ManifestError as error:
+        raise SettingsError(f"classes is {config.classes!r}: {error}") from error
 
 # %% ../nbs/lib/17_trial.ipynb #eadc6b0f
 def check_settings(
@@ -67,11 +83,18 @@ def check_settings(
     manifest: Manifest,  # validated
 ) -> list[str]:  # warnings
     "Refuse settings that these images rule out; SettingsError."
+    found = classes_of_run(config, manifest)
     image_weights(manifest.split("train").table, config)  # a missing column shows now
     check_maps(config, manifest)
-    classes, n = manifest.classes, len(manifest.split("train"))
+    n = len(manifest.split("train"))
+    classes = manifest.classes if found is None else found.names
     if n < 2:
         raise SettingsError(f"{config.manifest} has {n} training image, expected at least 2")
+    if found is not None and len(manifest.classes) != 2:
+        raise SettingsError(
+            f"classes is {config.classes!r}, but the labels are {manifest.classes}, expected two: "
+            "the two-class score is of theirs"
+        )
     if len(classes) != 2 and "score" in config.quirk_names:
         raise SettingsError(f"quirks is {config.quirks!r}: score is of two classes, not {classes}")
     if len(classes) != 2 and config.guided_by.needs_false:
@@ -222,9 +245,12 @@ def check_run(
     stated = with_protocol(manifest, *parse_protocol(config.seen, config.counterparts))
     warnings = [found.text for found in validate_run(stated)] + check_settings(config, manifest)
     templates = partial(templates_of, manifest, config)
-    network = build_network(config, len(manifest.classes), templates=templates)
-    check_step(network, config, len(manifest.classes))
+    found = classes_of_run(config, manifest)
+    n_classes = len(manifest.classes if found is None else found.names)
+    network = build_network(config, n_classes, templates=templates)
+    network.class_set = found
+    check_step(network, config, n_classes)
     n = len(manifest.split("train"))
     if "last_batch" in config.quirk_names and n % config.batch_size == 1:
-        check_step(network, config, len(manifest.classes), 1)
+        check_step(network, config, n_classes, 1)
     return Checked(manifest, network, warnings)

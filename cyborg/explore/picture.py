@@ -24,6 +24,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from ..cache import ImageError, decode_image, open_cache
 from ..cam import grad_cam, model_saliency
+from ..classes import label_logits
 from ..data import normalised
 from .maps import alert, control_row, status
 from .tiles import face, map_picture, row_of, tile
@@ -93,6 +94,14 @@ def _looked(
         output = forwarder(network.eval(), way)(images)
         return output, model_saliency(network, output), images
 
+
+def _label_scores(
+    network: Network,
+    output: Output,  # of one picture
+) -> np.ndarray:  # (2,), or (C,) of a network of other labels
+    "Probabilities of the labels, also where the network tells more apart."
+    return class_scores(label_logits(output.logits.numpy(), network.class_set))[0]
+
 # %% ../../nbs/lib/explore/03_picture.ipynb #5040660a
 def explain_image(
     network: Network,  # trained, on the CPU
@@ -103,22 +112,20 @@ def explain_image(
     array = isinstance(picture, np.ndarray)
     pixels = (picture if array else decode_image(picture, network.size))[None]
     output, maps, images = _looked(network, pixels)
-    scores = class_scores(output.logits.numpy())[0]
+    scores = _label_scores(network, output)
     regions = {
         f"{which} salient tenth": salient_region(
             maps.numpy(), network.size, share, which == "least"
         )
         for which in ("most", "least")
     }
+    worse = partial(guided_degradation, pixels)
     blurred = {
-        name: float(
-            class_scores(_looked(network, guided_degradation(pixels, region))[0].logits.numpy())[
-                0, -1
-            ]
-        )
+        name: float(_label_scores(network, _looked(network, worse(region))[0])[-1])
         for name, region in regions.items()
     }
-    by_gradient = grad_cam(network, images.clone(), torch.tensor([int(scores.argmax())]))
+    called = output.logits.argmax(dim=1)
+    by_gradient = grad_cam(network, images.clone(), called)
     features = output.features.mean(dim=(-2, -1))[0].numpy()
     return Explanation(
         pixels[0], float(scores[-1]), maps[0].numpy(), by_gradient[0].numpy(), features, blurred

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 from ..cache import decode_image
 from ..cam import model_saliency
+from ..classes import ClassSet, class_words, label_logits
 from ..data import normalised
 from cyborg.files import (
     AT_ONCE,
@@ -113,6 +114,11 @@ class Scoring(NamedTuple):
     precision: str = "fp32"  # that its settings ask for
     way: Way = Way()  # it is run
     forward: Callable | None = None  # of `forwarder`; None: the network
+
+    @property
+    def told(self) -> ClassSet | None:  # None: the labels
+        "What it tells apart."
+        return self.network.class_set
 
 
 def _temperature(
@@ -236,10 +242,11 @@ def _forward(
 class Answer(NamedTuple):
     "What the runs say of one picture."
 
-    logits: np.ndarray | None  # (R, C) float32; None where it could not be read
+    logits: np.ndarray | None  # (R, C) float32, of the labels; None where it could not be read
     saliency: list[np.ndarray]  # R maps (h, w) in [0, 1], of the predicted class
     pixels: np.ndarray | None  # (S, S, 3) uint8, as the first run sees it
     reason: str  # why there are no logits, or ""
+    by_class: np.ndarray | None = None  # (R, K), where all runs tell the same classes apart
 
 
 def _answers(
@@ -256,9 +263,11 @@ def _answers(
         batch = np.stack([pictures[i].pixels[run.network.size] for i in good])
         found.append(_forward(run, batch))
     for place, i in enumerate(good):
-        logits = np.stack([logits[place] for logits, _ in found])
+        own = [logits[place] for logits, _ in found]
+        logits = np.stack([label_logits(o, r.told) for o, r in zip(own, runs, strict=True)])
         shown = pictures[i].pixels[runs[0].network.size]
-        answers[i] = Answer(logits, [maps[place] for _, maps in found], shown, "")
+        by_class = np.stack(own) if _shared_classes(runs) else None
+        answers[i] = Answer(logits, [maps[place] for _, maps in found], shown, "", by_class)
         if not np.isfinite(logits).all():
             answers[i] = Answer(None, [], shown, "a logit is not finite")
     return answers
@@ -288,6 +297,7 @@ def answers(
 def _scores_of(
     runs: Sequence[Scoring],
     logits: np.ndarray,  # (R, C)
+    by_class: np.ndarray | None = None,  # (R, K), of `Answer`
 ) -> dict[str, Any]:  # columns of a row
     "Score, predicted class and calibrated score of one picture."
     each = [
@@ -302,13 +312,30 @@ def _scores_of(
     row["calibrated"] = None if None in sure else float(np.mean(sure))
     if len(runs) > 1:
         row |= {f"score {run.name}": value for run, value in zip(runs, each, strict=True)}
+    if by_class is not None:
+        shares = class_scores(by_class).mean(axis=0)
+        row["called"] = runs[0].told.names[int(shares.argmax())]
+        row |= dict(zip(_class_columns(runs), shares.tolist(), strict=True))
     return row
+
+
+def _shared_classes(runs: Sequence[Scoring]) -> ClassSet | None:  # None: they have none in common
+    "Classes beside the labels that all runs tell apart."
+    told = {run.told for run in runs}
+    return told.pop() if len(told) == 1 else None
+
+
+def _class_columns(runs: Sequence[Scoring]) -> list[str]:
+    "Columns of the probability of each class that is not a label."
+    found = _shared_classes(runs)
+    return [f"class {name}" for name in found.names] if found else []
 
 
 def _columns(runs: Sequence[Scoring]) -> list[str]:
     "Columns that scoring adds to the pictures' table."
     own = [f"score {run.name}" for run in runs] if len(runs) > 1 else []
-    return ["score", "predicted", "calibrated", *own, "reason"]
+    more = ["called", *classes] if (classes := _class_columns(runs)) else []
+    return ["score", "predicted", "calibrated", *own, *more, "reason"]
 
 
 def _rows(
@@ -318,7 +345,8 @@ def _rows(
 ) -> pd.DataFrame:
     "Pictures with what was found of them."
     new = pd.DataFrame(found, columns=_columns(runs), index=pictures.index)
-    words = new[["predicted", "reason"]].astype(object).fillna("")
+    texts = [name for name in ("predicted", "called", "reason") if name in new]
+    words = new[texts].astype(object).fillna("")
     return pictures.join(new.assign(**words))
 
 # %% ../../nbs/lib/explore/06_scoring.ipynb #8b253cda
@@ -355,7 +383,8 @@ def score(
     rows, maps, pixels = [], [], []
     for _, answer in answers(opened, table["file"].tolist(), faces):
         read = answer.logits is not None
-        rows.append((_scores_of(opened, answer.logits) if read else {}) | {"reason": answer.reason})
+        found = _scores_of(opened, answer.logits, answer.by_class) if read else {}
+        rows.append(found | {"reason": answer.reason})
         maps.append(_mean_map(answer, len(answer.pixels)) if read else None)
         pixels.append(answer.pixels)
     return Scores(_rows(opened, table, rows), maps, pixels)
@@ -371,7 +400,7 @@ def _record(
         return {"reason": answer.reason}
     if map_file is not None:
         write_map(map_file, _mean_map(answer, len(answer.pixels)))
-    return _scores_of(runs, answer.logits) | {"reason": ""}
+    return _scores_of(runs, answer.logits, answer.by_class) | {"reason": ""}
 
 
 def _map_files(
@@ -605,6 +634,8 @@ def _scoring_words(
 ) -> Iterator[str]:  # lines
     "What a reader of the table has to know."
     yield f"score: probability of {runs[0].classes[-1]}, the mean over {len(runs)} run(s)"
+    if found := _shared_classes(runs):
+        yield f"called: the most likely of the {class_words(found)}"
     for run in runs:
         if run.why:
             yield f"calibrated: {run.name}: {run.why}"
@@ -612,7 +643,8 @@ def _scoring_words(
     if len(unread):
         first = unread["reason"].iloc[0]
         yield f"{len(unread):,} of {len(table):,} pictures have no score, the first: {first}"
-    yield table["predicted"].value_counts().rename_axis(None).to_string()
+    counted = "called" if "called" in table else "predicted"
+    yield table[counted].value_counts().rename_axis(None).to_string()
 
 
 def score_paths(

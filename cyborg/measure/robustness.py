@@ -27,6 +27,7 @@ from torch import nn
 
 from ..cache import open_cache
 from ..cam import Which, model_saliency
+from ..classes import label_logits
 from ..data import normalised
 from ..evaluation import predict
 from ..files import Bar, atomic_path, did_you_mean, require_bool
@@ -186,6 +187,7 @@ class Degraded(nn.Module):
     ):
         super().__init__()
         self.network, self.name, self.severity, self.seed = network, name, severity, seed
+        self.class_set = getattr(network, "class_set", None)
         self.size, self.map_size = network.size, network.map_size
         self.mean, self.std = network.mean, network.std
         level = f"{name}:{_known(name).levels[severity - 1]}:{seed}" if severity else "none"
@@ -474,7 +476,8 @@ def _look(
         images = normalised(np.ascontiguousarray(pixels), mean, std).to(device)
         output = (forward or network)(images)
         maps = model_saliency(network, output, which, torch.from_numpy(labels).to(device))
-    return maps.cpu().numpy(), class_scores(output.logits.cpu().numpy())[:, -1]
+    logits = label_logits(output.logits.cpu().numpy(), getattr(network, "class_set", None))
+    return maps.cpu().numpy(), class_scores(logits)[:, -1]
 
 # %% ../../nbs/lib/measure/08_robustness.ipynb #c086a69f
 def _measured(
@@ -610,7 +613,7 @@ def write_robustness(
     table = robustness_table(run / FOLDER, seen)
     if overwrite or not (run / "salience.npz").is_file():
         trained = load_run(run)
-        network, which = trained.network.to(device), trained.config.which
+        network, which = trained.network.to(device), trained.config.which_tested
         own = run_precision(run) if (asked := how.get("precision", "auto")) == "auto" else asked
         found = salience_measures(network, manifest, sample, which=which, precision=own)
         with atomic_path(run / "salience.csv") as temporary:

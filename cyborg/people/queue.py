@@ -117,7 +117,7 @@ def said_of(
         from cyborg.training import load_run
 
         trained = load_run(run)
-        predict(trained.network, blank, folder, which=trained.config.which, overwrite=True)
+        predict(trained.network, blank, folder, which=trained.config.which_tested, overwrite=True)
     table = read_predictions(folder)
     columns = [name for name in table if name.startswith("logit_")]
     return Said(table[columns].to_numpy(), read_maps(folder), table["image"].tolist())
@@ -224,7 +224,7 @@ def train_again(
     for split, place in (("val", "validation"), ("test", "")):
         if len(part := done.split(split)):
             network, where = trained.network, trained.folder / place
-            predict(network, part, where, which=config.which, workers=config.workers)
+            predict(network, part, where, which=config.which_tested, workers=config.workers)
     runs = [Path(run).resolve(), trained.folder]
     runs = [one for one in runs if (one / "predictions.parquet").is_file()]
     found = compare_runs(runs).set_axis([one.name for one in runs], axis=1)

@@ -364,6 +364,11 @@ def _classes_of(
     manifest: Manifest,
 ) -> np.ndarray:  # (C,) class of the network for each class of the manifest
     "Refuse a teacher of other classes; their order may differ."
+    if told := run.network.class_set:
+        raise ValueError(
+            f"teacher {run.folder} tells the values of column {told.column} apart, not the labels "
+            f"{manifest.classes}: a map of an image's own label needs a teacher of the labels"
+        )
     if set(run.classes) != set(manifest.classes):
         raise ValueError(
             f"teacher {run.folder} was trained on classes {run.classes}, "

@@ -24,6 +24,7 @@ from torch import nn
 
 from .. import __version__
 from ..cam import model_saliency
+from ..classes import class_words
 from ..measure.auc import class_table
 from ..measure.statistics import auc_intervals
 from ..models import Network
@@ -183,6 +184,7 @@ def card(
     origin, config = run.record["provenance"], run.config
     seen = origin.get("training_sources", [])
     table = None if predictions is None else result_table(predictions, seen)
+    told = run.network.class_set
     settings = handed_on_record(run.record)["settings"]
     how = (
         "without human maps"
@@ -192,7 +194,8 @@ def card(
     values = {
         "name": config.folder.name,
         "config": config,
-        "classes": run.classes,
+        "classes": run.classes if told is None else told.names,
+        "told": "" if told is None else class_words(told),
         "how": how,
         "headline": _headline(table),
         "maps": maps,

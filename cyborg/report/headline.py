@@ -6,6 +6,7 @@
 __all__ = ['headline']
 
 # %% ../../nbs/lib/report/05_headline.ipynb #00c74010
+from .attribution import attribution_answers
 from .differences import answers
 from .enough import enough_answers
 from .fairness import fairness_answers
@@ -24,7 +25,7 @@ def headline(
     "`answers`, and those to the further questions of a study."
     more = enough_answers(tables, source) + fairness_answers(tables)
     more += pooling_answers(tables, baseline, source) + fold_answers(tables, baseline)
-    more += search_answers(tables)
+    more += search_answers(tables) + attribution_answers(tables)
     try:
         return answers(tables, baseline, control, source) + more
     except ReportError as error:

@@ -200,6 +200,7 @@ def _set_apart(
 
 # %% ../../nbs/lib/report/00_tables.ipynb #288badad
 _FURTHER_TEXT = ("data", "network", "scenario", "column", "group", "measure", "worst", "best")
+_FURTHER_TEXT += ("class", "label", "true", "called", "known")
 _FURTHER_TEXT += ("reason", "by", "fold", "of", "findings", "source", "small", "baseline", "set")
 
 

@@ -115,7 +115,7 @@ def _alike(runs: Sequence[StudyRun]) -> list[list[StudyRun]]:
     groups: dict[tuple, list[StudyRun]] = {}
     for run in runs:
         size = run_record(run.config.folder)["settings"]["size"]
-        groups.setdefault((run.config.which, run.config.device, size), []).append(run)
+        groups.setdefault((run.config.which_tested, run.config.device, size), []).append(run)
     return [g[i : i + _AT_ONCE] for g in groups.values() for i in range(0, len(g), _AT_ONCE)]
 
 
@@ -130,4 +130,4 @@ def _score(
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
     networks = [load_run(run.config.folder).network.to(device) for run in runs]
     folders = [elsewhere_folder(study, name, run) for run in runs]
-    predict_together(networks, images, folders, which=config.which)
+    predict_together(networks, images, folders, which=config.which_tested)

@@ -19,6 +19,7 @@ from ..files import code_of, file_stamp, kept
 from ..findings import read_checked
 from ..manifest import Manifest
 from ..measure.audit import read_audit
+from ..measure.confusion import told_apart
 from ..measure.folds import FoldMean, FoldRuns, fold_mean
 from ..measure.groups import LIMIT, GroupRun, fairness
 from ..measure.measures import KEPT, Measured, run_stamp
@@ -244,6 +245,40 @@ def _fold_means(
             problems.append(f"folds of {of}, {network}: {error}")
     return pd.concat(tables[1:] or tables, ignore_index=True), problems
 
+# %% ../../nbs/lib/study/02_further.ipynb #ec177859
+TOLD = ("classes", "confusion")  # files of scenarios that tell more than the labels apart
+
+
+def _class_runs(taken: Sequence[Taken]) -> list[pd.DataFrame]:  # predictions
+    "What runs say of each class, of the columns that are needed."
+    found = []
+    for one in taken:
+        file, note = open_predictions(one.run.config.folder / FILES[-1])
+        if "class_set" not in note:
+            raise ValueError(f"{one.run.config.name} was tested on the labels alone")
+        logits = [f"class_{k}" for k in range(len(note["class_set"]["names"]))]
+        names = ["image", "label", "source", "subject", one.run.config.classes, "called", *logits]
+        found.append(_some(one, names))
+    return found
+
+
+def _class_part(
+    study: Study,
+    taken: Sequence[Taken],  # of one data, network and scenario
+) -> dict[str, pd.DataFrame]:  # of TOLD
+    "How well a scenario tells classes apart, or what was measured of the same runs before."
+    data, network, scenario = taken[0].run[:3]
+    usual = pd.Series([one.found.images for one in taken]).mode()[0]
+    taken = [one for one in taken if one.found.images == usual]
+    stamp = {"runs": [run_stamp(one.run.config.folder) for one in taken]}
+    stamp["code"] = code_of("measure.confusion")
+    name = f"classes-{data}-{network.replace('/', '_')}-{scenario}.npz"
+    make = lambda: told_apart(_class_runs(taken))._asdict()  # noqa: E731
+    found = kept(study.folder / KEPT / name, stamp, make)
+    keys = {"data": data, "network": network, "scenario": scenario}
+    column = taken[0].run.config.classes
+    return {name: table.assign(**keys, column=column) for name, table in found.items()}
+
 # %% ../../nbs/lib/study/02_further.ipynb #ee40cf9c
 def _cells(
     study: Study,
@@ -258,7 +293,7 @@ def _cells(
 
 
 # Files of questions beside scenarios.
-FURTHER = ("points", "groups", "gaps", "pools", "folds", "fold_means", "elsewhere")
+FURTHER = ("points", "groups", "gaps", "pools", "folds", "fold_means", "elsewhere", *TOLD)
 
 
 def further_tables(
@@ -277,6 +312,12 @@ def further_tables(
         except (ValueError, OSError) as error:
             where = ", ".join(map(str, cell[0].run[:3]))
             problems.append(f"groups by {column} of {where}: {error}")
+    for cell in _cells(study, [one for one in taken if one.run.config.classes]):
+        try:
+            for name, table in _class_part(study, cell).items():
+                parts.setdefault(name, []).append(table)
+        except (ValueError, OSError) as error:
+            problems.append(f"classes of {', '.join(map(str, cell[0].run[:3]))}: {error}")
     for cell in _by_network(study, taken) if study.pool else ():
         try:
             parts.setdefault("pools", []).append(_pool_part(study, cell))

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from ..cache import cache_root, require_room, uncached_images
+from ..classes import class_words
 from ..data import Batch
 from ..demo import make_demo
 from ..epoch import build_network, run_epoch
@@ -66,6 +67,7 @@ from cyborg.trial import (
     cached_part,
     check_settings,
     check_step,
+    classes_of_run,
     made_up,
     network_bytes,
     run_bytes,
@@ -333,6 +335,25 @@ def _check_runs(
                 "give this study another name (the key name of its file), or remove that folder"
             )
     return warnings
+
+# %% ../../nbs/lib/study/02_grid.ipynb #6e9bf13d
+def class_lines(
+    runs: Sequence[StudyRun],
+    manifests: Mapping[str, Manifest],  # by the path that stands in the settings
+) -> list[str]:
+    "What scenarios with `classes` tell apart, and what of the test is none of it."
+    lines: dict[str, list[str]] = {}
+    for run in runs:
+        manifest = manifests[run.config.manifest]
+        if (found := classes_of_run(run.config, manifest)) is None:
+            continue
+        test = manifest.split("test").table[found.column]
+        new = sorted({*test} - {*found.names})
+        text = f"{len(found.names)} {class_words(found)}"
+        text += f"; in the test and in no class: {', '.join(new)}" * bool(new)
+        names = lines.setdefault(text, [])
+        names += [run.scenario] * (run.scenario not in names)
+    return [f"{', '.join(names)}: {text}" for text, names in lines.items()]
 
 # %% ../../nbs/lib/study/02_grid.ipynb #3db23411
 class CheckedStudy(NamedTuple):

@@ -57,6 +57,7 @@ from cyborg.study.file import (
 from cyborg.study.grid import (
     CheckedStudy,
     checked_study,
+    class_lines,
     estimate,
     image_counts,
     plan,
@@ -526,6 +527,8 @@ def _announced(
         print(f"{made} of the runs are points of curves: {', '.join(study.made)}")
     if folds := sum(r.data in study.folds for r in study_runs(study)):
         print(f"{folds} of the runs are of folds: {', '.join(study.folds)}")
+    for line in class_lines(study_runs(study), checked.manifests):
+        print(line)
     for path, manifest in checked.manifests.items() if dry else ():
         if path not in own:  # the same images with fewer maps
             continue

@@ -160,7 +160,7 @@ def _test_together(folders: Sequence[str]) -> None:
     images = with_protocol(images, *parse_protocol(config.seen, config.counterparts))
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
     networks = [run.network.to(device) for run in runs]
-    how = {"which": config.which, "workers": config.workers, "cache": config.cache == "all"}
+    how = {"which": config.which_tested, "workers": config.workers, "cache": config.cache == "all"}
     predict_together(networks, images.split("test"), folders, **how)
 
 # %% ../../nbs/lib/study/00_runner.ipynb #f401e8b4
