@@ -19,6 +19,8 @@ AS_THEY_STAND = {
     "experiments/demo/README.md": "about/demo.md",
     "experiments/real_faces/README.md": "about/real_faces.md",
     "experiments/real_faces/PROTOCOL.md": "about/real_faces_protocol.md",
+    "experiments/frozen_faces/README.md": "about/frozen_faces.md",
+    "experiments/frozen_faces/PROTOCOL.md": "about/frozen_faces_protocol.md",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 
