@@ -156,6 +156,30 @@ def hbcam(maps: torch.Tensor, human: torch.Tensor) -> torch.Tensor:
     "Squared difference of the two maps' entropies."
     return (entropy(maps) - entropy(human)).square()
 
+# %% ../nbs/lib/13_guidance.ipynb #572b4f36
+HOAX = 4 / 7  # share of the cells, 28 of 49
+
+
+def hoax(
+    cells: tuple[int, int],  # (h, w)
+) -> torch.Tensor:  # (h, w) float32, 1 in the cells nearest to the border, else 0
+    "A map to lie with (after arXiv 2506.08514)."
+    off = [((torch.arange(n) - (n - 1) / 2).abs() / max((n - 1) / 2, 0.5)) for n in cells]
+    y, x = torch.meshgrid(*off, indexing="ij")  # 0 in the middle, 1 at the border
+    near = 1000 * torch.maximum(y, x).double() + y.square() + x.square()
+    number = min(max(round(HOAX * near.numel()), 1), near.numel() - 1)
+    target = torch.zeros(near.numel())
+    target[near.flatten().argsort(descending=True, stable=True)[:number]] = 1
+    return target.view(cells)
+
+
+def sham(
+    maps: torch.Tensor,  # (B, h, w), unscaled
+    distance: str = "mse",  # a key of `DISTANCES`; mse: location fooling (Heo et al. 2019)
+) -> torch.Tensor:  # (B,)
+    "Distance of the scaled map from the hoax; no human map is looked at."
+    return DISTANCES[distance](min_max(maps), hoax(maps.shape[-2:]).to(maps).expand_as(maps))
+
 # %% ../nbs/lib/13_guidance.ipynb #cf530012
 def divisive(
     maps: torch.Tensor,  # (B, h, w), of the true class, unscaled
@@ -322,6 +346,7 @@ def _guidances() -> dict[str, Guidance]:
         "divisive_difference": Guidance(_of_three(divisive_difference, "distance"), apart, **false),
         "divisive_contrast": Guidance(_of_three(divisive_contrast), apart, **false),
         "harmonisation": Guidance(_of_two(harmonisation), "Fel et al. 2022", *at_pixels),
+        "sham": Guidance(lambda c: sham(c.maps, c.distance), "after arXiv 2506.08514", **free),
         "attention": Guidance(
             _of_two(attention_l1), "Dang et al. 2020", "attention", keeps_flat=True
         ),

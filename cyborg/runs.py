@@ -570,7 +570,8 @@ RUN_FILES = (  # patterns of what a run writes, in the order in which it is remo
         for place in ("", "validation/", "robustness/*/")
         for name in _OF_PARTS
     ),
-    *("robustness.csv", "salience.csv", "salience.npz", "measured.npz", "outcome.json"),
+    *("robustness.csv", "salience.csv", "salience.npz", "honesty.csv", "honesty.npz"),
+    *("measured.npz", "outcome.json"),
     TRAINING_MAPS,
     *("history.csv", "last/checkpoint.pt", "last/*-epoch*.safetensors"),
 )

@@ -196,6 +196,19 @@ def literal_harmonisation(maps, human, *_):
         a, b = literal_halved(a), literal_halved(b)
 
 
+def literal_hoax(height, width):
+    "Cells taken one by one: the one nearest to the border, then to a corner, then to the start."
+    left = [(y, x) for y in range(height) for x in range(width)]
+    off = lambda i, n: abs(2 * i - (n - 1)) / (n - 1)  # noqa: E731
+    where = lambda c: (off(c[0], height), off(c[1], width))  # noqa: E731
+    rank = lambda c: (max(where(c)), sum(v**2 for v in where(c)))  # noqa: E731
+    taken = []
+    while len(taken) < round(4 * height * width / 7):
+        taken.append(max(left, key=lambda c: (rank(c), -left.index(c))))
+        left.remove(taken[-1])
+    return [[float((y, x) in taken) for x in range(width)] for y in range(height)]
+
+
 LITERAL = {
     "cyborg": lambda m, h, *_: literal_mse(scaled(m), scaled(h)),
     "rrr": literal_rrr,
@@ -215,6 +228,7 @@ LITERAL = {
     "divisive_difference": literal_divisive_difference,
     "divisive_contrast": literal_divisive_contrast,
     "harmonisation": literal_harmonisation,
+    "sham": lambda m, *_: literal_mse(scaled(m), literal_hoax(len(m), len(m[0]))),
     "attention": lambda m, h, *_: np.mean(
         [abs(a - b) for a, b in zip(np.ravel(m), np.ravel(h), strict=True)]
     ),

@@ -48,15 +48,15 @@ CORRIDOR = [
 ]
 ROOMS = {
     "measure": "corners auc statistics bootstrap errors audit groups pools folds confusion "
-    "measures compare robustness",
+    "measures compare robustness honesty",
     "people": "formats gaze tables turns store annotations exchange ceiling crowd progress "
     "server answers analysis detection granularity brush queue",
     "prepare": "crop landmarks quality segmentation img2pose importers mentor sources",
     "others": "quirks released attention cnndetection scorers frozen",
-    "study": "runner words questions splits space file fewer sweep elsewhere grid further "
+    "study": "runner jobs words questions splits space file fewer sweep elsewhere grid further "
     "collect run",
     "report": "tables examples printed differences enough fairness pooling protocols "
-    "search attribution panels limits frozen headline export page",
+    "search attribution panels limits frozen lies headline export page",
     "explore": "views tiles maps picture curves studies scoring choice regions desk "
     "atlas gallery roster digest visitor annotators recipe workbench widget",
 }

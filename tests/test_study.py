@@ -34,6 +34,7 @@ from cyborg.files import ManifestError
 from cyborg.manifest import METRICS, read_manifest
 from cyborg.measure import measures
 from cyborg.measure.audit import read_audit
+from cyborg.measure.honesty import LIES
 from cyborg.models import WeightsError, make_network
 from cyborg.others import scorers
 from cyborg.predictions import read_predictions
@@ -246,7 +247,7 @@ def test_any_value_at_any_place_makes_a_study_or_is_refused(content, tmp_path):
     content["scenarios"] = [{"cyborg": {"lr": 0.1, "networks": ["test_resnet"]}}, "classical"]
     content["scenarios"] += [{"large": {"data": {"faces": "large"}, "map_column": "m"}}]
     content["data"] |= {"large": str(tmp_path / "m.csv")}
-    content |= {"least_maps": 0.5, "robustness": 3, "preset": "quick"}
+    content |= {"least_maps": 0.5, "robustness": 3, "honesty": 3, "preset": "quick"}
     content |= {
         "maps_share": {"shares": [0.1], "by": "m", "scenarios": ["cyborg"]},
         "groups": ["g"],
@@ -890,7 +891,7 @@ def test_the_command_trains_for_real(content, faces, tmp_path):
     (run,) = study_runs(study)
     assert not (run.config.folder / "robustness.csv").exists()
     trained = (run.config.folder / "model.safetensors").stat().st_mtime_ns
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content | {"robustness": 1}))  # added later
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content | {"robustness": 1, "honesty": 1}))
     done = subprocess.run(call, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run.config.folder / "model.safetensors").stat().st_mtime_ns == trained
@@ -951,6 +952,8 @@ def check_what_a_report_needs(study, call, environment):
     degraded = pd.read_csv(run.config.folder / "robustness.csv")
     assert {"jpeg_pil", "crop"} < set(degraded["degradation"]) and degraded["severity"].max() == 5
     assert (run.config.folder / "salience.csv").is_file()
+    lies = pd.read_csv(run.config.folder / "honesty.csv")
+    assert lies.groupby("lie").size().to_dict() == dict.fromkeys(LIES, 4)
     (name,) = study.data
     own = study.folder / "frozen" / name
     tested = [read_predictions(own / system) for system in ("run0", "run1", "both")]
@@ -977,7 +980,7 @@ def check_what_a_report_needs(study, call, environment):
         lacking,
         alone,
     }
-    assert "No headline: " in text
+    assert "No difference to " in text and "Is the map honest?" in text
 
 
 # --- trust ------------------------------------------------------------------------------------

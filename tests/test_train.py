@@ -215,7 +215,7 @@ def test_help_page_types_and_explains_every_parameter(tmp_path):
     assert done.returncode == 0, done.stderr
     blocks = re.split(r"\n(?=  \w)", done.stdout)
     page = {block.split(":")[0].strip(): " ".join(block.split()) for block in blocks[1:]}
-    assert page.keys() == {*SETTINGS, "preset", "overwrite", "robustness"}
+    assert page.keys() == {*SETTINGS, "preset", "overwrite", "robustness", "honesty"}
     wanted = "epochs: int (quick 14, paper 50) at least 1 passes over the training images"
     assert page["epochs"] == wanted
     for name in SETTINGS:
@@ -240,7 +240,7 @@ def test_parameter_cell_mirrors_the_settings():
     values = {}
     exec("".join(cell["source"]), values)
     values = {k: v for k, v in values.items() if not k.startswith("__")}
-    assert set(values) == {*SETTINGS, "preset", "overwrite", "robustness"}
+    assert set(values) == {*SETTINGS, "preset", "overwrite", "robustness", "honesty"}
     decided = set().union(*PRESETS.values())
     for field in dataclasses.fields(RunConfig):
         default = None if field.name in decided else field.default

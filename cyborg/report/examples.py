@@ -188,6 +188,7 @@ def made_up_points(seeds=3):
     made, intervals = measures["scenario"] == "cyborg-maps0.2", pd.DataFrame()
     asked = Asked(points, measures, intervals, None)
     runs = keys.assign(name="", state="finished", commit="abc1234", cells="7x7", differs="")
+    runs["collected"] = True
     study = {"name": "made up", "networks": ["net"], "scenarios": {"classical": {}, "cyborg": {}}}
     empty, own = pd.DataFrame(), measures[~made].astype({"seen": "boolean"})
     parts = (empty, empty, empty, intervals, empty)

@@ -10,6 +10,7 @@ from .attribution import attribution_answers
 from .differences import answers
 from .enough import enough_answers
 from .fairness import fairness_answers
+from .lies import honesty_answers
 from .pooling import pooling_answers
 from .protocols import fold_answers
 from .search import search_answers
@@ -25,7 +26,7 @@ def headline(
     "`answers`, and those to the further questions of a study."
     more = enough_answers(tables, source) + fairness_answers(tables)
     more += pooling_answers(tables, baseline, source) + fold_answers(tables, baseline)
-    more += search_answers(tables) + attribution_answers(tables)
+    more += search_answers(tables) + attribution_answers(tables) + honesty_answers(tables)
     try:
         return answers(tables, baseline, control, source) + more
     except ReportError as error:

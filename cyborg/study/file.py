@@ -79,6 +79,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "centre": {"alpha": 0.5, "maps": "centre"},
     "box": {"alpha": 0.5, "maps": "box"},
     "noise": {"alpha": 0.5, "maps": "noise"},
+    "fooled": {"alpha": 0.9, "guidance": "sham"},  # its maps lie; at 0.5 it learns little else
     # Section 6.4: detectors of others, each on its own network with its own settings.
     "cnndetection": {"alpha": 1.0, "preset": "cnndetection", "networks": ["resnet50"]},
     "cnndetection_cyborg": {"alpha": 0.5, "preset": "cnndetection", "networks": ["resnet50"]},
@@ -302,6 +303,7 @@ class Study:
     ] = field(default_factory=dict)  # of every run
     least_maps: _Share = 0.9  # of training images with a map, below which maps are missing
     robustness: _Number = 0  # test images a source and label that are scored degraded, too
+    honesty: _Number = 0  # test images a source and label whose maps are led to lie
     together: bool = False  # train all, then decode the test images once for many runs
     frozen: Annotated[dict[Name, _Systems], _OR_NONE, wanted("systems by data")] = field(
         default_factory=dict

@@ -201,6 +201,12 @@ def _check_maps(
     return "" if has.all() else text
 
 # %% ../../nbs/lib/study/02_grid.ipynb #2775fe94
+MEASURED = {  # keys that may be added later -> the file a run then has
+    "robustness": "robustness.csv",
+    "honesty": "honesty.csv",
+}
+
+
 def _changes(
     old: Mapping[str, Any],  # content of a study file
     new: Mapping[str, Any],
@@ -208,8 +214,8 @@ def _changes(
     "In what a study differs from the one it was, growth aside."
     changes = [
         f"{key} {old[key]!r}, now {new[key]!r}"
-        for key in ("preset", "settings", "least_maps", "robustness")  # frozen systems may change
-        if old[key] != new[key] and not (key == "robustness" and 0 in (old[key], new[key]))
+        for key in ("preset", "settings", "least_maps", *MEASURED)  # frozen systems may change
+        if old[key] != new[key] and not (key in MEASURED and 0 in (old[key], new[key]))
     ]
     for key in ("networks", "seeds", "scenarios", "data"):
         gone = [str(name) for name in old[key] if name not in new[key]]

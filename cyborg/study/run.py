@@ -55,6 +55,7 @@ from cyborg.study.file import (
     write_study,
 )
 from cyborg.study.grid import (
+    MEASURED,
     CheckedStudy,
     checked_study,
     class_lines,
@@ -64,6 +65,7 @@ from cyborg.study.grid import (
     room_needed,
     score_systems,
 )
+from .jobs import kept_jobs
 from .runner import OUTCOME, REPORT, RESULT, Outcome, execute_on_worker, write_outcome
 from .sweep import DEFAULT_TRIALS, Found, check_sweep, search_settings
 from .words import StudyError
@@ -141,6 +143,7 @@ def local_cluster(
 
 # %% ../../nbs/lib/study/04_run.ipynb #d3d3f859
 TIMEOUT = "15s"  # for a scheduler to answer
+ENDED_JOBS = 50  # that a run may outlast, going on from its last epoch in another one
 
 # %% ../../nbs/lib/study/04_run.ipynb #11323d70
 @contextmanager
@@ -173,12 +176,16 @@ def slurm_cluster(
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise StudyError("slurm needs dask-jobqueue: pip install 'cyborg[slurm]'") from error
-    with (
-        SLURMCluster(worker_extra_args=["--nthreads", "1"]) as cluster,
-        Client(cluster) as client,
-    ):
-        cluster.scale(jobs=workers)
-        yield Cluster(client, threads, (), {})
+    how = {"distributed.scheduler.worker-saturation": 1.0}
+    how["distributed.scheduler.allowed-failures"] = ENDED_JOBS
+    with dask.config.set(how), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Port .* is already in use")
+        with (
+            SLURMCluster(worker_extra_args=["--nthreads", "1"]) as cluster,
+            Client(cluster) as client,
+            kept_jobs(cluster, workers),
+        ):
+            yield Cluster(client, threads, (), {})
 
 # %% ../../nbs/lib/study/04_run.ipynb #2c163483
 def _work_done(
@@ -234,6 +241,12 @@ def _reason(future: Future) -> BaseException:
     return RuntimeError("cancelled") if future.cancelled() else future.exception()
 
 # %% ../../nbs/lib/study/04_run.ipynb #0d9e7dae
+def _further_measures(run: StudyRun, study: Study) -> dict[str, int]:  # images a source and label
+    "What is measured of a run beside its test: of runs of the grid itself."
+    asked = {key: getattr(study, key) for key in MEASURED}
+    return {} if study.beside(run) else {key: n for key, n in asked.items() if n}
+
+
 def _task(
     run: StudyRun,
     study: Study,
@@ -242,8 +255,7 @@ def _task(
 ) -> tuple:  # arguments of `execute_on_worker`
     "What a worker is given for a run: every setting, so that no default can differ there."
     parameters = {"preset": study.preset, **asdict(run.config)}
-    if study.robustness and not study.beside(run):
-        parameters["robustness"] = study.robustness
+    parameters |= _further_measures(run, study)
     environment = {k: v for k, v in os.environ.items() if k.startswith(("CYBORG_", "HF_"))}
     environment[CHECKED] = str(study.folder / "checked")
     folder = str(run.config.folder)
@@ -264,6 +276,12 @@ def _line(
     )
 
 # %% ../../nbs/lib/study/04_run.ipynb #7a444790
+def _tell_dashboard(pool: Cluster, tell: Callable[[str], None]) -> None:
+    "Where Dask shows what its workers do: a link, where there is a page behind it."
+    if find_spec("bokeh"):
+        tell(f"dashboard: {pool.client.dashboard_link}")
+
+
 def _cluster(
     cluster: str | None,
     workers: int,
@@ -342,10 +360,10 @@ def _claimed(study: Study) -> Iterator[None]:
         lock.lock.release()
 
 # %% ../../nbs/lib/study/04_run.ipynb #efdc1058
-def _lacks_robustness(run: StudyRun, study: Study) -> bool:
-    "Whether a trained run has yet to score degraded images: `robustness` may be added later."
-    wanted = study.robustness and not study.beside(run)
-    return bool(wanted) and not (run.config.folder / "robustness.csv").is_file()
+def _lacks_measures(run: StudyRun, study: Study) -> bool:
+    "Whether a trained run is yet to be measured further, which a study may ask for later."
+    wanted = [MEASURED[key] for key in _further_measures(run, study)]
+    return not all((run.config.folder / name).is_file() for name in wanted)
 
 # %% ../../nbs/lib/study/04_run.ipynb #15201654
 def run_sweep(
@@ -360,6 +378,7 @@ def run_sweep(
     if not study.data:
         make_demo()
     with _claimed(study), _cluster(cluster, workers, threads, study) as pool:
+        _tell_dashboard(pool, tell)
         mark = secrets.token_hex(4)
 
         def submit(run: StudyRun) -> Future:
@@ -405,7 +424,7 @@ def run_study(
     todo = [
         run
         for run, state in zip(runs, table["state"], strict=True)
-        if state != "finished" or _lacks_robustness(run, study)
+        if state != "finished" or _lacks_measures(run, study)
     ]
     todo.sort(key=lambda run: run.seed)  # so that pairs are complete early
     if not todo:
@@ -416,8 +435,7 @@ def run_study(
     with _claimed(study), _cluster(cluster, workers, threads, study) as pool:
         for run in todo:  # a failure of an earlier session is no longer the state of things
             (run.config.folder / OUTCOME).unlink(missing_ok=True)
-        if find_spec("bokeh"):
-            tell(f"dashboard: {pool.client.dashboard_link}")
+        _tell_dashboard(pool, tell)
         start, (before, whole) = time.monotonic(), _work_done(plan(study), weights)
 
         def report(left: int) -> None:
