@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from cyborg.classes import ClassSet
 from cyborg.guidance import hoax
 from cyborg.manifest import read_manifest
 from cyborg.measure import honesty
@@ -148,3 +149,25 @@ def test_one_logit_leaves_no_room_for_a_shift():
     found = honesty.honesty(network, part, part, part, steps=1)
     assert [*found.table["lie"].unique()] == [*LIES[1:]]
     assert shifted(SimpleNamespace(one_logit=True), pixels, hoax((2, 2))) is None
+
+
+def test_of_several_classes_the_labels_decide():
+    "Four sources, two labels: what is added to every class leaves the sums of either."
+    network = make_network("test_resnet", 4, size=96, weights="none")
+    network.class_set = ClassSet(
+        "source", ("a", "b", "c", "d"), ("real", "real", "fake", "fake"), ("real", "fake")
+    )
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 96, 96, 3)).astype(np.uint8)
+    honest, lie = seen_by(network, pixels), shifted(network, pixels, hoax(network.map_size))
+    lying = seen_by(lie.network, pixels, honest.logits)
+    assert honest.of_labels.shape == (8, 2) and honest.logits.shape == (8, 4)
+    scores = class_scores(honest.logits)
+    np.testing.assert_allclose(
+        class_scores(honest.of_labels)[:, 1], scores[:, 2:].sum(1), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        class_scores(lying.of_labels), class_scores(honest.of_labels), atol=1e-5
+    )
+    part = (pixels, np.arange(8) % 2)
+    assert np.isfinite(honesty.honesty(network, part, part, part, 1).table["auc_after"]).all()

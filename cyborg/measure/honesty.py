@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..cache import open_cache
 from ..cam import class_weight, min_max
+from ..classes import label_logits
 from ..data import normalised
 from ..files import atomic_path, require_bool
 from ..forward import evaluation_mode
@@ -101,7 +102,8 @@ class Seen(NamedTuple):
     "What a network says of images, and shows."
 
     maps: dict[str, np.ndarray]  # (n, h, w) in [0, 1], by `KINDS`
-    logits: np.ndarray  # (n, C)
+    logits: np.ndarray  # (n, C), of the classes it tells apart
+    of_labels: np.ndarray  # (n, L), of the labels; the same where these are its classes
 
 
 def _batches(
@@ -139,7 +141,9 @@ def seen_by(
                 maps[kind].append(shown.cpu().numpy())
             said.append(output.logits.cpu().numpy())
             at += len(images)
-    return Seen({kind: np.concatenate(parts) for kind, parts in maps.items()}, np.concatenate(said))
+    logits = np.concatenate(said)
+    of_labels = label_logits(logits, getattr(network, "class_set", None))
+    return Seen({kind: np.concatenate(parts) for kind, parts in maps.items()}, logits, of_labels)
 
 # %% ../../nbs/lib/measure/08_honesty.ipynb #a249d139
 STEPS, RATE, WEIGHT = 100, 1e-3, 3.0  # of Adam; of the fooling part
@@ -209,7 +213,7 @@ def trained_to_fool(
     liar, rng = deepcopy(network).eval().requires_grad_(), np.random.default_rng(0)
     optimizer = torch.optim.Adam(liar.parameters(), RATE)
     honest, where = seen_by(network, checked), target.numpy()
-    floor = score_auc(honest.logits, labels) - LOSS
+    floor = score_auc(honest.of_labels, labels) - LOSS
     best, kept = _mean(inside(honest.maps[kind], where)), deepcopy(liar.state_dict())
     done = 0
     while done < steps:
@@ -224,7 +228,7 @@ def trained_to_fool(
             if done % CHECK == 0 or done == steps:
                 now = seen_by(liar, checked, honest.logits)
                 share = _mean(inside(now.maps[kind], where))
-                if share > best and not score_auc(now.logits, labels) < floor:
+                if share > best and not score_auc(now.of_labels, labels) < floor:
                     best, kept = share, deepcopy(liar.state_dict())
             if done == steps:
                 break
@@ -273,9 +277,13 @@ def lie_rows(
     moved: float = 0.0,
 ) -> pd.DataFrame:  # TABLE, a row a kind of map
     "What a lie does to each kind of map, and to the scores."
-    scores = [class_scores(seen.logits) for seen in (before, after)]
-    same = {"even": float(target.mean()), "auc_before": score_auc(before.logits, labels)}
-    same |= {"auc_after": score_auc(after.logits, labels), "moved": moved, "n_images": len(labels)}
+    scores = [class_scores(seen.of_labels) for seen in (before, after)]
+    same = {"even": float(target.mean()), "auc_before": score_auc(before.of_labels, labels)}
+    same |= {
+        "auc_after": score_auc(after.of_labels, labels),
+        "moved": moved,
+        "n_images": len(labels),
+    }
     same |= {"lie": name, "score_change": float(np.abs(scores[1] - scores[0]).max())}
     rows = []
     for kind in KINDS:
