@@ -218,13 +218,14 @@ def starts(browser, runs: Path, repeats: int, scratch: Path) -> tuple[list[str],
 def main(
     images: int = 2000,
     runs: int = 40,
-    repeats: int = 8,  # of each press and each start
+    repeats: int = 8,  # of each press, an even number: what is ticked is taken away again
     folder: str = "explorer",  # where runs are written; taken away afterwards
     keep: bool = False,  # leave it, and use what an earlier call left
 ):
     "Make run folders, open the workbench, press everything, print milliseconds."
     from playwright.sync_api import sync_playwright
 
+    repeats += repeats % 2
     place = Path(folder)
     there = place / "runs" if (place / "runs").is_dir() else write_runs(place, images, runs)
     chromium = os.environ.get("CYBORG_CHROMIUM") or shutil.which("chromium")

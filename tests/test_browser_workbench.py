@@ -166,6 +166,14 @@ def test_the_grid_the_lasso_and_the_address_agree(visit):
     assert 0 < shown(page) < 60
 
 
+def test_images_are_put_in_the_order_in_which_a_map_is_worth_most(visit):
+    page = visit("#images?sort=uncertain")
+    lines = page.locator(".wb-annotate pre")
+    lines.filter(has_text="-p criterion uncertain").filter(has_text="cyborg again").wait_for()
+    page.select_option(".wb-tab-images select >> nth=0", "error")
+    page.wait_for_selector(".wb-annotate", state="hidden")
+
+
 def test_one_image_by_number_by_name_and_by_key(visit):
     page = visit("#images?sort=image&up=1")
     page.keyboard.press("/")
@@ -234,6 +242,16 @@ def test_everything_has_a_name_and_is_reached_by_keys(visit):
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector('[role=tab][aria-selected=true]:text-is("Maps")')
+
+
+def test_charts_follow_dark_colours_and_the_side_offers_what_a_tab_asks_for(visit):
+    page = visit("#runs")
+    page.wait_for_selector(".wb-tab-runs .js-plotly-plot .xtick text")
+    text = ".wb-tab-runs .js-plotly-plot .xtick text"
+    assert page.locator(".wb-side h3").all_inner_texts()[-1].upper().startswith("SEEDS")
+    page.click('button[aria-label^="colours: auto"]')
+    light = "css => +getComputedStyle(document.querySelector(css)).fill.match(/\\d+/)[0] > 150"
+    page.wait_for_function(light, arg=text)
 
 
 def test_what_is_not_there_is_said(visit):

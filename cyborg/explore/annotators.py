@@ -15,14 +15,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .desk import Desk, View, plain, table_of
-from .tiles import annotator_rows
+from .tiles import annotator_rows, read_rows
 from .views import RunView
 from ..figures import LABEL_COLOURS, SOURCE_COLOURS, plotly_text, titled
 from ..files import data_root, file_stamp
 from ..manifest import read_table
 from ..marks import MAPPED, row_mask
 from ..people.annotations import subject_summary
-from ..people.ceiling import annotation_rows, find_annotations, inter_annotator
+from ..people.ceiling import find_annotations, inter_annotator
 from ..people.store import AnnotationStore
 
 # %% ../../nbs/lib/explore/15_annotators.ipynb #6449869c
@@ -43,7 +43,7 @@ def _annotations(
         return AnnotationStore(stored).annotations(), str(stored)
     try:
         path = find_annotations(Path(run.settings["manifest"]).parent, run.root)
-        return annotation_rows(path), str(path)
+        return read_rows(path), str(path)
     except (OSError, ValueError, KeyError) as error:
         return pd.DataFrame(), str(error)
 

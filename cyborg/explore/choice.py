@@ -105,6 +105,26 @@ def image_table(
     return pd.DataFrame(columns | {"difference": np.ptp(scores, axis=0)})
 
 # %% ../../nbs/lib/explore/07_choice.ipynb #d1029792
+WORTH = ("uncertain", "disagree", "far")  # criteria of `cyborg.people.queue`
+
+
+def worth_of(
+    runs: Sequence[RunView],  # tested on the same images
+) -> dict[str, np.ndarray]:  # by criterion, (n,); those that are known
+    "How much a human map of each image would be worth, by what the runs say of it."
+    from cyborg.people.queue import disagreement, strangeness, uncertainty
+
+    scores = np.stack([run.predictions["score"].to_numpy(float) for run in runs]).clip(1e-9, 1)
+    logits = np.log(np.stack([(1 - scores).clip(1e-9), scores], axis=-1))  # of the two classes
+    found = {"uncertain": uncertainty(logits).mean(axis=0)}
+    if len(runs) > 1:
+        found["disagree"] = disagreement(logits)
+    means = [(run, run.mean_maps()) for run in runs]
+    means = [(run, m.training if m.human is None else m.human) for run, m in means]
+    apart = [strangeness(run.maps, mean) for run, mean in means if mean is not None]
+    return found | ({"far": np.mean(apart, axis=0)} if apart else {})
+
+
 def inside(
     points: np.ndarray,  # (n, 2)
     corners: Sequence[tuple[float, float]],  # (k, 2) of a closed polygon
@@ -155,6 +175,8 @@ def fitting_rows(
         raise ExploreError(f"sort is {choice.sort!r}, expected one of {known}")
     kept = table[_kept(table, names, choice)]
     order = kept.sort_values(choice.sort, ascending=choice.up, kind="stable")
+    if choice.sort in WORTH:  # one that has a map is not worth another before all have one
+        order = order.sort_values("map", key=lambda names: names != "", kind="stable")
     return order["row"].to_numpy(np.int64)
 
 # %% ../../nbs/lib/explore/07_choice.ipynb #6c9eeace

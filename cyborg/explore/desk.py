@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/lib/explore/09_desk.ipynb #9a4c8811
 import base64
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .choice import Choice, chosen_runs, image_table
+from .choice import WORTH, Choice, chosen_runs, image_table, worth_of
 from cyborg.explore.views import (
     ExploreError,
     RunView,
@@ -133,6 +134,7 @@ class Desk:
         self._shelves: dict[str, Shelf] = {}  # by what was asked for
         self._lock = RLock()
         self.worker: Thread | None = None  # that measures runs
+        self.asked = time.monotonic()  # when a page last asked for something
         self.failed: set[RunView] = set()  # that could not be measured
 
     @property
@@ -186,7 +188,11 @@ def table_of(
     view: View,
 ) -> pd.DataFrame:  # of `image_table`
     "A row an image, kept for as long as the runs stay the same."
-    return desk.tables.get(view.key, lambda: image_table(view.groups))
+    table = desk.tables.get(view.key, lambda: image_table(view.groups))
+    if view.choice.sort not in WORTH:
+        return table
+    found = desk.kept.get(("worth", view.key), lambda: worth_of(view.runs))
+    return table.assign(**found)
 
 # %% ../../nbs/lib/explore/09_desk.ipynb #3dfacaf5
 def _set_words(

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from ..cache import ImageError, decode_image
-from .choice import disagreements, fitting_rows
+from .choice import WORTH, disagreements, fitting_rows
 from .desk import Desk, View, packed, plain, table_of
 from .maps import averaged_over, scatter_figure
 from .tiles import MARK_COLOURS, ImageMarks, find_marks, human, marks_picture
@@ -144,7 +144,8 @@ def images_answer(
             "total": len(table),
             "start": start,
             "tiles": [_tile(view, entry, layer) for entry in rows],
-            "columns": [name for name in table if name != "map"],
+            "columns": [name for name in table if name not in ("map", *WORTH)],
+            "worth": [name for name in WORTH if name != "disagree" or len(view.runs) > 1],
             "disagree": disagreements(table, names),
         }
     )

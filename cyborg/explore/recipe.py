@@ -7,14 +7,15 @@ __all__ = []
 
 # %% ../../nbs/lib/explore/16_recipe.ipynb #509dc250
 import base64
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import plotly.graph_objects as go
 
-from .choice import Choice
-from .desk import Desk
+from .choice import WORTH, Choice
+from .desk import Desk, View
 from .views import ExploreError
 from ..figures import on_paper, write_figures
 
@@ -83,6 +84,19 @@ def code_of_view(
     return f"{head}\n{body}"
 
 # %% ../../nbs/lib/explore/16_recipe.ipynb #a9a13f97
+def annotation_commands(
+    view: View,
+) -> dict[str, list[str]]:  # lines of a shell
+    "What annotates in the order of the criterion that images are sorted by, and trains again."
+    criterion = view.choice.sort if view.choice.sort in WORTH else WORTH[0]
+    settings, folders = view.runs[0].settings, [str(run.folder) for run in view.runs]
+    given = {"manifest": settings["manifest"], "root": str(view.runs[0].root)}
+    given |= {"runs": ",".join(folders), "criterion": criterion}
+    words = " ".join(f"-p {name} {shlex.quote(value)}" for name, value in given.items())
+    again = f"cyborg again {shlex.quote(folders[0])}"
+    return {"lines": [f"papermill nbs/annotate.ipynb {words}", again]}
+
+
 LONGEST = 20_000  # pixels of a page
 
 

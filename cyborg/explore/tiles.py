@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ..cache import ImageError, decode_image
 from .views import ExploreError, RunView
-from ..files import safe_path
+from ..files import file_stamp, safe_path
 from ..manifest import METRICS, default_classes
 from ..marks import MAPPED, row_mask
 from ..overlays import colour_table, data_uri
@@ -404,6 +404,21 @@ class Mark(NamedTuple):
     mask: np.ndarray  # (S, S) bool
 
 # %% ../../nbs/lib/explore/01_tiles.ipynb #1d46124a
+@lru_cache(maxsize=2)
+def _rows_read(
+    path: str,
+    stamp: str,  # of the file
+) -> pd.DataFrame:
+    return annotation_rows(path)
+
+
+def read_rows(
+    path: str | Path,  # annotations.parquet
+) -> pd.DataFrame:  # annotation table, not to be changed
+    "Who marked what, read once as long as the file stays the same: every point is checked."
+    return _rows_read(str(path), str(file_stamp(path)))
+
+
 class ImageMarks:
     "Annotators' marks of a data set; those of a picture are drawn when it is looked at."
 
@@ -411,7 +426,7 @@ class ImageMarks:
         self,
         path: str | Path,  # annotations.parquet
     ):
-        table = annotation_rows(path)
+        table = read_rows(path)
         self.table = table[table["kind"].isin(MAPPED)]
         self._rows = self.table.groupby("image").indices
         self.of = lru_cache(maxsize=64)(self._of)

@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -40,7 +41,7 @@ from cyborg.explore.gallery import (
     place_of,
     scatter_answer,
 )
-from .recipe import code_of_view, pdf_bytes
+from .recipe import annotation_commands, code_of_view, pdf_bytes
 from .roster import curves_answer, runs_answer, settings_answer
 from .views import ExploreError
 from ..figures import figure_script
@@ -148,6 +149,10 @@ def _code(desk: Desk, choice: Choice, tab: str, what: str = "", section: str = "
     return {"code": code_of_view(desk, choice, tab, what, section)}
 
 
+def _annotate(desk: Desk, choice: Choice) -> dict:
+    return annotation_commands(view_of(desk, choice))
+
+
 def _pdf(desk: Desk, choice: Choice, svg: str, width: int, height: int) -> dict:
     return {"pdf": base64.b64encode(pdf_bytes(svg, width, height)).decode()}
 
@@ -172,6 +177,7 @@ ANSWERS: dict[str, Callable[..., dict | Content]] = {
     "nearest": _nearest,
     "people": _people,
     "code": _code,
+    "annotate": _annotate,
     "pdf": _pdf,
 }
 
@@ -318,6 +324,7 @@ def application(
     folder = static_text("workbench")
 
     async def asked(request: Request) -> Response:
+        desk.asked = time.monotonic()
         name, picture = request.path_params["name"], request.method == "GET"
         try:
             given = await _given(request)
@@ -357,11 +364,16 @@ def _free(
     raise ExploreError(f"no port from {port} to {port + 49} is free; choose one with --port")
 
 
+QUIET = 0.6  # seconds without a question before other tabs are read ahead
+
+
 def _warm(desk: Desk) -> None:
     "Read what pages ask for first, while the browser opens."
-    order = ("offer", "maps", "face", "regions", "images", "scatter", "runs", "curves", "people")
+    order = ("offer", "maps", "face", "regions", "images", "scatter", "runs", "curves", "image")
     own = ("study",) * (desk.shelf().folder / "study.yaml").is_file()
-    for name in (*order, *own, "image"):  # the dearest last
+    for n, name in enumerate((*order, "people", *own)):
+        while n > 3 and time.monotonic() - desk.asked < QUIET:  # the first page goes first
+            time.sleep(0.05)
         with suppress(*REFUSED):
             answer(desk, name, {"row": 0} if name == "image" else {})
 

@@ -8,6 +8,7 @@ import { makeDetail } from "./detail.js";
 const PAGE = 24;
 const FEW = 3; // scenarios whose scores fit below a picture
 const SIDES = { s: 112, m: 176, l: 272 };
+const WORTH = { uncertain: "worth a map: unsure", disagree: "worth a map: runs disagree", far: "worth a map: unlike people's" };
 const LASSO_CORNERS = 40, DIGITS = 3;
 
 export function imagesTab(bench) {
@@ -18,9 +19,10 @@ export function imagesTab(bench) {
   const count = make("output", { class: "wb-count" });
   const grid = make("div", { class: "wb-grid" }), end = make("div", { class: "wb-end" });
   const detail = makeDetail(bench, { step });
+  const annotate = make("section", { class: "wb-annotate", "aria-label": "Annotate", hidden: true });
   const controls = makeGridControls(bench, { go });
-  const element = make("div", { class: "wb-tab-images" }, controls.element, make("div", { class: "wb-split" }, scatter, make("div", { class: "wb-grid-side" }, count, grid, end)), detail.element);
-  const ask = latest(), askScatter = latest();
+  const element = make("div", { class: "wb-tab-images" }, controls.element, annotate, make("div", { class: "wb-split" }, scatter, make("div", { class: "wb-grid-side" }, count, grid, end)), detail.element);
+  const ask = latest(), askScatter = latest(), askLines = latest();
   let tiles = [], total = 0, loading = false, layer = "";
 
   const choice = () => choiceOf(store.get());
@@ -117,6 +119,17 @@ export function imagesTab(bench) {
 
   new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) more(); }, { rootMargin: "600px" }).observe(end);
 
+  // Where a map is worth most, the way there: what to type, to paint the training images in this order and to train again.
+  function offerAnnotation() {
+    annotate.hidden = !WORTH[store.get().sort];
+    if (annotate.hidden) return;
+    askLines(() => carrier.ask("annotate", { choice: choice() }), ({ lines }) => {
+      const code = make("pre", { tabIndex: 0 }, lines.join("\n"));
+      const copy = make("button", { type: "button", class: "wb-plain", onclick: async () => { await navigator.clipboard.writeText(lines.join("\n")); copy.textContent = "copied"; } }, "copy");
+      annotate.replaceChildren(make("p", { class: "wb-about" }, "Images without a human map come first. The training images, to paint in this order, and to train again with what was painted:"), make("div", { class: "wb-code-line" }, code, copy));
+    }).catch(bench.say);
+  }
+
   const draw = soon(() => {
     const state = store.get();
     element.style.setProperty("--tile", `${SIDES[state.size]}px`);
@@ -137,6 +150,7 @@ export function imagesTab(bench) {
         layer = layerOf();
         ask(() => carrier.ask("images", { choice: choice(), start: 0, count: PAGE, layer }), begin).catch(bench.say);
       }
+      if (changed(["sort", ...SCATTERED])) offerAnnotation();
       if (changed(SCATTERED)) {
         const given = choiceOf(state, "sort", "up", "lasso");
         askScatter(() => carrier.ask("scatter", { choice: given }), (answer) => chart.show(answer.figure)).catch(bench.say);
@@ -175,7 +189,7 @@ function makeGridControls(bench, { go }) {
     focus: () => find.focus(),
     offer(answer) {
       const state = store.get();
-      sort.replaceChildren(...answer.columns.map((name) => make("option", { value: name, selected: name === state.sort }, name === "row" ? "as listed" : name)));
+      sort.replaceChildren(...[...answer.columns, ...answer.worth].map((name) => make("option", { value: name, selected: name === state.sort }, WORTH[name] || (name === "row" ? "as listed" : name))));
       const pairs = answer.disagree, now = JSON.stringify([state.wrong, state.right]);
       const named = pairs.map((one) => [JSON.stringify([one.wrong, one.right]), `${one.wrong} wrong, ${one.right} right (${one.n})`]);
       disagree.replaceChildren(...[[JSON.stringify(["", ""]), "everywhere"], ...named].map(([value, text]) => make("option", { value, selected: value === now }, text)));

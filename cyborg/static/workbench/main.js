@@ -132,8 +132,14 @@ export function workbench(root, carrier, start = "") {
       if (!Object.keys(bench.offer.sets).length && !names.includes("runs")) throw new Error(`no run in ${bench.offer.folder} has predictions yet`);
       names.forEach((name) => seen[name]?.add("study"));
       show(store.get(), new Set(["tab", "study"]));
-      if (carrier.addressed) (globalThis.requestIdleCallback || setTimeout)(() => plotly()); // before a tab asks for it
+      if (carrier.addressed) readAhead();
     } catch (error) { bench.say(error); }
+  }
+
+  // What other tabs draw with is fetched once the first is drawn.
+  function readAhead() {
+    if (root.querySelector("[data-ready]")) setTimeout(() => plotly().catch(() => {}), 800);
+    else setTimeout(readAhead, 200);
   }
 
   const keyed = carrier.addressed ? document : root; // in a notebook other cells have keys of their own
