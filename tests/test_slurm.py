@@ -135,10 +135,10 @@ def wait_until(ready, seconds: float = 60) -> None:
 
 @pytest.fixture
 def slurm(tmp_path):
-    "Three nodes; what a machine cannot start is a reason to skip, and is told."
+    "Four nodes of one core."
     folder = tmp_path / "slurm"
     folder.mkdir()
-    cluster = Slurm(folder, 3)
+    cluster = Slurm(folder, 4)
     try:
         cluster.up()
         yield cluster
@@ -205,13 +205,15 @@ def test_every_run_of_a_study_ends_once_whatever_slurm_does(slurm, content, face
         wait_until(lambda: len(at_work(tmp_path / "runs")) == 3, 300)  # each job has a run
         first = slurm.jobs()
         ended, node = next(iter(first.items()))
-        others = [name for name in slurm.nodes if name != node]
+        (spare,) = set(slurm.nodes) - set(first.values())
         slurm.say("scontrol", "update", f"JobId={ended}", "TimeLimit=1")  # minutes
-        slurm.say("scontrol", "update", f"NodeName={others[0]}", "State=DRAIN", "Reason=test")
+        slurm.say("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
         slurm.restart_controller()
         wait_until(lambda: ended not in slurm.jobs(), 200)
         assert "DUE TO TIME LIMIT" in "".join(p.read_text() for p in (tmp_path / "jobs").iterdir())
         wait_until(lambda: set(slurm.jobs()) - set(first), 200)  # another one in its place
+        (another,) = set(slurm.jobs()) - set(first)
+        assert slurm.jobs()[another] == spare  # and not on the node that was drained
         study.wait(900)
     finally:
         study.kill()
@@ -228,5 +230,5 @@ def test_every_run_of_a_study_ends_once_whatever_slurm_does(slurm, content, face
         history = pd.read_csv(run.config.folder / "history.csv")
         assert history["epoch"].tolist() == [*range(1, EPOCHS + 1)]
         assert read_predictions(run.config.folder)["image"].nunique() == n
-    assert others[0] in slurm.say("sinfo", "-h", "-t", "drain,draining,drained", "-o", "%N")
+    assert slurm.say("sinfo", "-h", "-t", "drain,draining,drained", "-o", "%N") == node
     wait_until(lambda: not slurm.say("squeue", "-h", "--me"))  # no job is left behind

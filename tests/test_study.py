@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -848,6 +849,14 @@ def test_slurm_jobs_hold_one_run_each():
         cluster.close()
     assert script.rstrip().endswith("--nthreads 1")
     assert slurm_cluster
+
+
+def test_the_dashboard_is_told_where_there_is_one(monkeypatch):
+    pool, told = SimpleNamespace(client=SimpleNamespace(dashboard_link="http://here/status")), []
+    for package in (None, "bokeh"):
+        monkeypatch.setattr(run_module, "find_spec", lambda name, found=package: found)
+        run_module._tell_dashboard(pool, told.append)
+    assert told == ["dashboard: http://here/status"]
 
 
 # --- a real training, through the command -----------------------------------------------------

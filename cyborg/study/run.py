@@ -143,7 +143,7 @@ def local_cluster(
 
 # %% ../../nbs/lib/study/04_run.ipynb #d3d3f859
 TIMEOUT = "15s"  # for a scheduler to answer
-ENDED_JOBS = 50  # that a run may outlast, going on from its last epoch in another one
+ENDED_JOBS = 20  # that a run may outlast, going on from its last epoch in another one
 
 # %% ../../nbs/lib/study/04_run.ipynb #11323d70
 @contextmanager
@@ -543,6 +543,9 @@ def _announced(
         print(f"before them a sweep of {trials} trials, {each}; then {then}")
     if made := sum(r.scenario in study.made for r in study_runs(study)):
         print(f"{made} of the runs are points of curves: {', '.join(study.made)}")
+    if study.honesty:
+        led = sum(not study.beside(r) for r in study_runs(study))
+        print(f"{led} of the runs are led to lie after their test, twice by 100 steps of training")
     if folds := sum(r.data in study.folds for r in study_runs(study)):
         print(f"{folds} of the runs are of folds: {', '.join(study.folds)}")
     for line in class_lines(study_runs(study), checked.manifests):
