@@ -15,10 +15,13 @@ from test_study import write_finished
 from test_training import settings, write_faces
 
 from cyborg.evaluation import predict
+from cyborg.explore.picture import explain_image
 from cyborg.explore.scoring import _scoring_words, open_runs, score
 from cyborg.manifest import read_manifest
 from cyborg.measure.auc import auc_table
+from cyborg.measure.robustness import Degraded, salience_measures
 from cyborg.predictions import noted_classes, read_predictions
+from cyborg.prepare.sources import teacher_maps
 from cyborg.report.attribution import told_columns
 from cyborg.report.export import export_run
 from cyborg.report.tables import read_tables
@@ -138,6 +141,23 @@ def test_columns_that_predictions_write_are_refused(made, sources):
     table = images.table.assign(called="x")
     with pytest.raises(ValueError, match=r"columns \['called'\], which predictions write"):
         predict(load_run(made).network, type(images)(table, images.root), made / "taken")
+
+
+def test_robustness_and_explanations_have_the_two_class_score(made, sources):
+    network, images = load_run(made).network, read_manifest(sources, sources.parent).split("test")
+    wanted = read_predictions(made)
+    found = salience_measures(network, images).table
+    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-5)
+    predict(Degraded(network, "jpeg", 0), images, made / "none")
+    np.testing.assert_allclose(read_predictions(made / "none")["score"], wanted["score"], atol=1e-6)
+    one = explain_image(network, sources.parent / wanted["image"][0])
+    assert one.score == pytest.approx(wanted["score"][0], abs=1e-5)
+
+
+def test_a_teacher_tells_the_labels_apart(made, sources):
+    images = read_manifest(sources, sources.parent).split("train")
+    with pytest.raises(ValueError, match="tells the values of column source apart, not the labels"):
+        teacher_maps(load_run(made)).maps(images)
 
 
 def test_scoring_names_the_classes(made, sources):

@@ -309,7 +309,7 @@ def _groups(
     groups: dict[tuple, list[str]] = {}
     for run in runs:
         c = run.config
-        key = (c.manifest, c.root, c.synthetic, c.seen, c.counterparts, c.which, c.cache)
+        key = (c.manifest, c.root, c.synthetic, c.seen, c.counterparts, c.which_tested, c.cache)
         size = run_record(c.folder)["settings"]["size"]
         groups.setdefault((*key, size), []).append(str(c.folder))
     parts = [
