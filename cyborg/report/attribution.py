@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..figures import on_paper, panels, plotly_text, titled
+from ..figures import INK, on_paper, panels, plotly_text, titled
 from ..measure.confusion import MACRO
 from ..overlays import map_grid
 from ..predictions import KEYS, read_maps, read_predictions
@@ -80,21 +80,25 @@ def _class_order(
     return dict(zip(own["class"], own["label"], strict=True))
 
 
-def _tile(
+def _tiles(
     own: pd.DataFrame,  # confusion of a scenario, rows of one kind
     rows: Sequence[str],
     columns: Sequence[str],
-) -> go.Heatmap:
-    "Shares of a row as colours, with counts."
+) -> list[go.Heatmap | go.Scatter]:
+    "Shares of a row as colours, and in words with counts, white on what is dark."
     shares, counts = (
         own.pivot(index="true", columns="called", values=name).loc[list(rows), list(columns)]
         for name in ("share", "n")
     )
     text = [[f"{100 * share:.0f} %<br>{n:,.0f}" for share, n in zip(*pair, strict=True)]
         for pair in zip(shares.to_numpy(), counts.to_numpy(), strict=True)]  # fmt: skip
-    tile = go.Heatmap(z=shares.to_numpy(), text=text, texttemplate="%{text}", coloraxis="coloraxis")
-    tile.update(x=list(range(len(columns))), y=list(range(len(rows))), xgap=2, ygap=2)
-    return tile.update(hovertemplate="%{text}<extra></extra>", textfont_size=12)
+    tile = go.Heatmap(z=shares.to_numpy(), text=text, coloraxis="coloraxis", xgap=2, ygap=2)
+    tile.update(x=list(range(len(columns))), y=list(range(len(rows))))
+    y, x = (part.ravel() for part in np.indices(shares.shape))
+    inks = np.where(shares.to_numpy().ravel() > 0.6, "white", INK)
+    words = go.Scatter(x=x, y=y, text=sum(text, []), mode="text", hoverinfo="skip")
+    words.update(textfont=dict(color=inks, size=12), showlegend=False)
+    return [tile.update(hovertemplate="%{text}<extra></extra>"), words]
 
 # %% ../../nbs/lib/report/03_attribution.ipynb #11fccb4b
 def confusion_figure(
@@ -116,7 +120,8 @@ def confusion_figure(
         labels = _class_order(cell.rows(classes, scenario=name))
         columns = [*labels]
         rows = columns if known else sorted(own["true"].unique())
-        figure.add_trace(_tile(own, rows, columns), **place)
+        for trace in _tiles(own, rows, columns):
+            figure.add_trace(trace, **place)
         most = max(most, len(rows))
         _class_axes(figure, rows, columns, place)
         first = sum(label == min(labels.values()) for label in labels.values()) - 0.5
@@ -132,7 +137,11 @@ def confusion_figure(
     titled(figure, f"{what} By {plotly_text(column)}", note.replace(". Share", ".<br>Share"))
     deep = places[-1]["row"]
     on_paper(figure, 980 if len(shown) > 1 else 620, 240 + deep * (130 + 58 * most))
-    return noted(figure, tables, tables.measures)
+    drawn = [cell.rows(tables.measures, scenario=name) for cell, name in shown]
+    totals = [cell.rows(confusion, scenario=name)["n"].sum() for cell, name in shown]
+    runs = [rows["seed"].nunique() for rows in drawn]
+    words = each_run((t / n for t, n in zip(totals, runs, strict=True)), "test images of these")
+    return noted(figure, tables, pd.concat(drawn), words)
 
 
 def _class_axes(
