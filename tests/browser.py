@@ -44,7 +44,8 @@ def chromium():
 
 def open_page(browser):
     "A page, and the list that its console errors go to."
-    page, errors = browser.new_page(viewport={"width": 1400, "height": 1000}), []
+    page, errors = browser.new_page(), []
+    page.set_viewport_size({"width": 1400, "height": 1000})
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.set_default_timeout(180_000)
     return page, errors

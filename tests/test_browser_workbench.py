@@ -7,9 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import uvicorn
-from browser import BEYOND, chromium, free_port, needs_browser
+from browser import BEYOND, chromium, free_port, jupyterlab, needs_browser, open_page, run_all
 
 from cyborg.explore.desk import Desk
 from cyborg.explore.workbench import application
@@ -293,3 +294,24 @@ def test_what_is_seen_can_be_taken_along(visit, tmp_path):
     page.click(".wb-export summary")
     page.click('.wb-export button:text-is("Python")')
     assert "map_grid" in page.locator(".wb-code pre").inner_text()
+
+
+def test_the_workbench_in_a_cell_of_jupyterlab(context, runs, tmp_path):
+    book = nbformat.read(Path(__file__).parents[1] / "nbs" / "workbench.ipynb", 4)
+    for cell in book.cells:
+        cell.source = cell.source.replace('folder: str = ""', f"folder: str = {str(runs)!r}")
+    (tmp_path / "work").mkdir()
+    nbformat.write(book, tmp_path / "work" / "workbench.ipynb")
+    with jupyterlab(tmp_path / "work", tmp_path / "lab") as address:
+        page, errors = open_page(context)
+        page.goto(address("workbench.ipynb"))
+        run_all(page, ".wb-cell .wb-map canvas")
+        page.locator('.wb-cell [role=tab]:text-is("Images")').click()
+        page.locator(".wb-cell .wb-tab-images[data-shown='60'] .wb-tile").first.wait_for()
+        page.wait_for_function("""() => {
+            const image = document.querySelector('.wb-tile img');
+            image?.scrollIntoView({block: 'center'});  // those that are not seen are not asked for
+            return image?.naturalWidth;
+        }""")
+        page.close()
+    assert not errors
