@@ -136,6 +136,7 @@ h2 {margin-top: 2.2em; border-bottom: 2px solid #444} h3 {margin-bottom: .3em}
   table {font-size: 9px} .many table {font-size: 8px} .plain th {font-size: inherit}
   .fold button::before {content: ""}
   th, td {white-space: normal; padding: 2px 4px} h2, h3, thead {break-after: avoid}
+  ul {break-inside: avoid}
   thead th {background: none; color: #222; border-bottom: 1.5px solid #222}}
 .problem {color: #a33} .note {color: #555; font-size: 14px} a {color: #0072B2}
 """
