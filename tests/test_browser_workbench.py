@@ -176,7 +176,8 @@ def test_images_are_put_in_the_order_in_which_a_map_is_worth_most(visit):
 
 
 def test_one_image_by_number_by_name_and_by_key(visit):
-    page = visit("#images?sort=image&up=1")
+    page = visit("#images?sort=image&up=1", 1920)
+    page.wait_for_function("document.querySelectorAll('.wb-tile').length > 24")  # fills the window
     page.keyboard.press("/")
     page.keyboard.type("3")
     page.keyboard.press("Enter")

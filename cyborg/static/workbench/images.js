@@ -5,7 +5,7 @@ import { choiceOf } from "./state.js";
 import { makeChart } from "./chart.js";
 import { makeDetail } from "./detail.js";
 
-const PAGE = 24;
+const PAGE = 24, AHEAD = 600; // pictures; pixels below the window
 const FEW = 3; // scenarios whose scores fit below a picture
 const SIDES = { s: 112, m: 176, l: 272 };
 const WORTH = { uncertain: "worth a map: unsure", disagree: "worth a map: runs disagree", far: "worth a map: unlike people's" };
@@ -93,6 +93,7 @@ export function imagesTab(bench) {
     tiles = [...tiles, ...answer.tiles];
     grid.append(...answer.tiles.map((tile, i) => makeTile(tile, from + i)));
     marked();
+    requestAnimationFrame(() => { if (end.getClientRects().length && end.getBoundingClientRect().top < innerHeight + AHEAD) more(); }); // a large window has room
   }
 
   function marked() {
@@ -117,7 +118,7 @@ export function imagesTab(bench) {
     element.dataset.shown = answer.n;
   }
 
-  new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) more(); }, { rootMargin: "600px" }).observe(end);
+  new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) more(); }, { rootMargin: `${AHEAD}px` }).observe(end);
 
   // Where a map is worth most, the way there: what to type, to paint the training images in this order and to train again.
   function offerAnnotation() {
