@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/lib/explore/15_annotators.ipynb #f1e28aab
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def _annotations(
     "All that people answered and marked."
     stored = _stored(run)
     if stored is not None:
-        return AnnotationStore(stored).annotations(), str(stored)
+        with closing(AnnotationStore(stored)) as store:
+            return store.annotations(), str(stored)
     try:
         path = find_annotations(Path(run.settings["manifest"]).parent, run.root)
         return read_rows(path), str(path)
