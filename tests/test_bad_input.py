@@ -20,6 +20,7 @@ NOT_TRIED = {
     "cache.open_cache": "pictures.decode_square, into a store of its own",
     "grids.open_maps": "saliency.read_map",
     "heads.read_ending": "a network in memory",
+    "explore.tiles.read_rows": "people.ceiling.annotation_rows, kept",
     "explore.choice.read_choice": "no file, but what a page asks for",
     "people.turns.open_trial": "a trial of a store in memory",
     "predictions.read_means": "predictions.read_mean_maps",

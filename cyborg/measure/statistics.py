@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from statsmodels.stats.multitest import multipletests
 
 from ..files import did_you_mean
 from ..front import Deferred
@@ -273,6 +272,8 @@ def holm(
     p: np.ndarray,  # (n,) in [0, 1]; NaN where there was no test
 ) -> np.ndarray:  # (n,) adjusted, NaN where p is
     "Holm's adjustment of p values, over those that are there (statsmodels)."
+    from statsmodels.stats.multitest import multipletests  # here, since it takes half a second
+
     p = np.asarray(p, dtype=np.float64)
     adjusted, there = np.full(p.shape, np.nan), np.isfinite(p)
     if there.any():
