@@ -9,7 +9,7 @@ The names below are loaded when they are asked for; `dir(cyborg)` lists them, `h
 - tests: `predict`, `read_predictions`, `auc_table`, `score`
 - studies: `read_study`, `collect`, `read_tables`, `MapExplorer`
 
-The modules: `files`, `pictures`, `manifest`, `findings`, `saliency`, `marks`, `portrait`, `demo`,
+The modules: `files`, `pictures`, `manifest`, `classes`, `findings`, `saliency`, `marks`, `portrait`, `demo`,
 `cache`, `data`, `grids`, `heads`, `models`, `cam`, `loss`, `guidance`, `forward`, `settings`,
 `epoch`, `runs`, `tracking`, `trial`, `launch`, `training`, `tuning`, `predictions`, `evaluation`,
 `figures`, `overlays`, `widgets`, `commands`, `terminal`, `parameters`, `front`, `docstrings`; and in packages

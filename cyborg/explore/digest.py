@@ -18,6 +18,12 @@ from .choice import Choice
 from .desk import Desk
 from .views import ExploreError
 from ..files import file_stamp
+from cyborg.report.attribution import (
+    class_maps_figure,
+    classes_table,
+    confusion_figure,
+    told_columns,
+)
 from ..report.differences import difference_figure, generator_tests, tests_table
 from cyborg.report.enough import (
     QUESTIONS,
@@ -36,6 +42,7 @@ from cyborg.report.frozen import (
     frozen_table,
 )
 from ..report.headline import headline
+from ..report.lies import honesty_answers, honesty_figure, honesty_table
 from cyborg.report.limits import (
     audit_figure,
     findings_table,
@@ -164,6 +171,19 @@ def _asked(
     if (tables.folder / "elsewhere.csv").is_file():
         add("elsewhere", "Other sets", elsewhere_figure)
         add("elsewhere_table", "Other sets: table", _of(elsewhere_table, baseline))
+    for i, column in enumerate(told_columns(tables)):
+        add(f"confusion_{i}", f"Confusion by {column}", _of(confusion_figure, column))
+        add(f"classes_{i}", f"Each {column} against the rest", _of(classes_table, column))
+        for data, network, _ in cells_of(tables):
+            make = _of(class_maps_figure, column, network=network, data=data)
+            add(f"class_maps_{i}_{data}_{network}", f"Maps by {column}: {network}", make)
+        new = _of(confusion_figure, column, known=False)
+        add(f"confusion_{i}_new", f"A {column} that training lacked", new)
+    if honesty_answers(tables):
+        for data, network, _ in cells_of(tables):
+            make = _of(honesty_figure, network, data)
+            add(f"honesty_{data}_{network}", f"Is the map honest? {network}", make)
+        add("honesty", "What each lie does to each kind of map", honesty_table)
     if (tables.folder / "sweep" / "trials.csv").is_file():
         add("sweep", "What the sweep tried", search_figure)
         add("sweep_table", "What the sweep tried: table", search_table)

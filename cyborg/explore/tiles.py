@@ -407,7 +407,7 @@ class Mark(NamedTuple):
 @lru_cache(maxsize=2)
 def _rows_read(
     path: str,
-    stamp: str,  # of the file
+    stamps: str,  # of the file, and of what it is read with
 ) -> pd.DataFrame:
     return annotation_rows(path)
 
@@ -416,7 +416,8 @@ def read_rows(
     path: str | Path,  # annotations.parquet
 ) -> pd.DataFrame:  # annotation table, not to be changed
     "Who marked what, read once as long as the file stays the same: every point is checked."
-    return _rows_read(str(path), str(file_stamp(path)))
+    drawn = Path(path).with_name("demo.json")  # which says how wide the demo's brush was
+    return _rows_read(str(path), str(file_stamp(path, drawn)))
 
 
 class ImageMarks:
