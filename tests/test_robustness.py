@@ -410,7 +410,7 @@ def test_maps_are_of_the_class_that_the_run_was_trained_on(which, manifest, tmp_
     "As those of the test predictions are, also where an image is taken for the other class."
     network = Tiny()
     predict(network, manifest, tmp_path, which=which)
-    run = SimpleNamespace(network=network, config=SimpleNamespace(which=which))
+    run = SimpleNamespace(network=network, config=SimpleNamespace(which_tested=which))
     monkeypatch.setattr(robustness, "load_run", lambda folder: run)
     monkeypatch.setattr(robustness, "run_robustness", lambda *_, **__: None)
     monkeypatch.setattr(robustness, "robustness_table", lambda *_: pd.DataFrame({"auc": [0.5]}))

@@ -153,7 +153,8 @@ def studied(commands, place) -> Path:
         for line, more in (("dask scheduler", "--no-dashboard"), ("dask worker", "--no-dashboard")):
             words = [ours.get(word, word) for word in typed("study.md", line)[1:-1]]
             started.append(start(*dask, *words, more, cwd=place))
-        words = [ours.get(word, word) for word in typed("study.md", "cyborg-study mine.yaml")[1:]]
+        given = typed("study.md", "cyborg-study mine.yaml --scheduler tcp")[1:]
+        words = [ours.get(word, word) for word in given]
         done = run(commands / "cyborg-study", *words, "--no_audit", cwd=place)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     finally:
