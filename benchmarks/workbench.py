@@ -9,10 +9,10 @@ the first press, which reads what later ones find read. Beside it a page of Voil
 in it: what a page takes that shows nothing else. Targets: a first picture within 3 s, a tab within
 300 ms, a control within 200 ms in the median and 400 ms at worst.
 
-On two cores that others used as well (load 5): a first picture after 1.3 s, of the bare page after
-2.5 s. With eleven processes on them (load 11, where the bare page takes 4.3 s): a first picture
-after 2.0 s, the controls of Maps 45 to 320 ms in the median, of Images 60 to 580, of Runs 50 to
-400; of these the page's own thread computes 10 to 60, 15 to 170 and 25 to 180 ms.
+On two idle cores: a first picture after 0.4 s, of the bare page after 1.7 s; tabs 46 to 245 ms in
+the median once they were open (the first time Runs took 1.8 s, People 3.9 s); controls of Maps 43
+to 122 ms, of Images 47 to 390 (worst 564, errors only), of Runs 48 to 161. With eleven processes on
+them the bare page takes 4.3 s, a first picture 2.0 s, and controls up to 580 ms in the median.
 """
 
 import os
