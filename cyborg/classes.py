@@ -93,14 +93,20 @@ def class_index(
     return pd.Index(classes.names).get_indexer(table[classes.column]).astype(np.int64)
 
 # %% ../nbs/lib/03_classes.ipynb #3a27ffac
+def as_class_set(
+    noted: Mapping[str, Any] | None,  # as JSON has it
+) -> ClassSet | None:  # None: the labels
+    "Classes as they were noted."
+    if noted is None:
+        return None
+    return ClassSet(noted["column"], *(tuple(noted[name]) for name in ClassSet._fields[1:]))
+
+
 def recorded_classes(
     record: Mapping[str, Any],  # config.json
 ) -> ClassSet | None:  # None: the labels
     "What a run tells apart, as it noted it."
-    found = record["provenance"].get("class_set")
-    if found is None:
-        return None
-    return ClassSet(found["column"], *(tuple(found[name]) for name in ClassSet._fields[1:]))
+    return as_class_set(record["provenance"].get("class_set"))
 
 
 def class_words(classes: ClassSet) -> str:  # "classes by source: iris (synthetic), ..."

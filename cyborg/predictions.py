@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .classes import ClassSet
+from .classes import ClassSet, as_class_set
 from .files import atomic_path, read_json, reading
 from .front import Deferred
 from .grids import TRAINING_MAPS
@@ -70,10 +70,7 @@ def noted_classes(
     predictions: pd.DataFrame,  # of `read_predictions`
 ) -> ClassSet | None:  # None: the labels
     "What the network told apart whose predictions these are."
-    found = predictions.attrs.get("class_set")
-    if found is None:
-        return None
-    return ClassSet(found["column"], *(tuple(found[name]) for name in ClassSet._fields[1:]))
+    return as_class_set(predictions.attrs.get("class_set"))
 
 # %% ../nbs/lib/19_predictions.ipynb #568f7bbc
 def prediction_schema(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..classes import as_class_set
 from ..files import code_of, file_stamp, kept
 from ..findings import read_checked
 from ..manifest import Manifest
@@ -25,7 +26,7 @@ from ..measure.groups import LIMIT, GroupRun, fairness
 from ..measure.measures import KEPT, Measured, run_stamp
 from ..measure.pools import pooled_intervals
 from ..people.ceiling import find_annotations
-from ..predictions import FILES, open_predictions, read_predictions
+from ..predictions import FILES, class_columns, open_predictions, read_predictions
 from .elsewhere import elsewhere_folder
 from .fewer import Cost, annotation_work, map_cost, with_share
 from .file import Study, StudyRun, data_places, grid_data, read_places
@@ -256,7 +257,7 @@ def _class_runs(taken: Sequence[Taken]) -> list[pd.DataFrame]:  # predictions
         file, note = open_predictions(one.run.config.folder / FILES[-1])
         if "class_set" not in note:
             raise ValueError(f"{one.run.config.name} was tested on the labels alone")
-        logits = [f"class_{k}" for k in range(len(note["class_set"]["names"]))]
+        logits = class_columns(as_class_set(note["class_set"]))
         names = ["image", "label", "source", "subject", one.run.config.classes, "called", *logits]
         found.append(_some(one, names))
     return found
